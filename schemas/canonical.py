@@ -1,0 +1,123 @@
+"""Canonical bytes and digests: everything that is hashed is hashed as RFC 8785 (JCS) bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import rfc8785
+from pydantic import BaseModel
+
+MAX_DEPTH = 64
+
+
+class StrictJsonError(ValueError):
+    """A document that two JSON parsers could read differently. ``reason`` is one of
+    ``duplicate constant surrogate bom trailing depth utf8 syntax number``."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+def sha256_hex(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of(data: bytes) -> str:
+    """``sha256:`` + hex of ``data``."""
+    return "sha256:" + sha256_hex(data)
+
+
+def jcs(value: Any) -> bytes:
+    """RFC 8785 bytes of a JSON value or a model (absent optionals are left out, never null).
+
+    Raises ``rfc8785.CanonicalizationError`` on NaN, integers of 2**53 and more, and lone surrogates.
+    """
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", exclude_none=True)
+    return rfc8785.dumps(value)
+
+
+def jcs_sha256(value: Any) -> str:
+    return sha256_hex(jcs(value))
+
+
+def strict_json(data: bytes) -> Any:
+    """Parse JSON so that every parser would agree on it.
+
+    Raises:
+        StrictJsonError: duplicate keys, NaN or infinities, lone surrogates, a byte order mark,
+            trailing bytes, nesting deeper than 64, or bytes that are not UTF-8.
+    """
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise StrictJsonError("bom", "the document starts with a byte order mark")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StrictJsonError("utf8", str(error)) from error
+    _refuse_deep(text)
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        reason = "trailing" if error.msg == "Extra data" else "syntax"
+        raise StrictJsonError(reason, str(error)) from error
+    _refuse_surrogates(value)
+    return value
+
+
+def _refuse_deep(text: str) -> None:
+    depth, in_string, escaped = 0, False, False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise StrictJsonError("depth", f"nested deeper than {MAX_DEPTH}")
+        elif char in "]}":
+            depth -= 1
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise StrictJsonError("duplicate", f"key {key!r} appears twice")
+        result[key] = value
+    return result
+
+
+def _refuse_constant(name: str) -> Any:
+    raise StrictJsonError("constant", name)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise StrictJsonError("number", f"{text} is not finite")
+    return number
+
+
+def _refuse_surrogates(value: Any) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise StrictJsonError("surrogate", "a lone surrogate cannot be encoded") from error
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_surrogates(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_surrogates(key)
+            _refuse_surrogates(item)

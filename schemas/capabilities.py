@@ -1,0 +1,391 @@
+"""Everything the fabric can do, each thing declared once. Workflows call these, workers register them, the gate admits them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Literal
+
+from schemas.approval import Action, ApprovalRequest, Ruling, SignedDecision
+from schemas.candidate import Exploration
+from schemas.capability import Capability
+from schemas.gates import GateReport
+from schemas.model import BlobRef, Digest, GitId, Payload
+from schemas.policy import PolicyDecision
+from schemas.request import BundleRef, ReleaseMode, ReleaseRequest, ReleaseResult
+from schemas.session import CloseReason, IllegalTransition, Outcome, TransitionRecord
+from schemas.task import SessionContext, Source
+from schemas.testing import Environment, Limits, Patch, TestPlan, TestRun
+from schemas.verdict import Completeness, Verdict
+
+_BEAT = timedelta(seconds=5)
+"""A dead worker is noticed after this long, so a running activity loses little."""
+
+
+# --- control: sessions and approvals ---------------------------------------------------------------------------------
+
+
+class OpenSession(Payload):
+    kind: Literal["remediation", "compile"]
+    repository: str
+    ref: str
+    goal: str = ""
+
+
+class RecordTransition(Payload):
+    records: tuple[TransitionRecord, ...] = ()
+    refused: IllegalTransition | None = None
+    codes: tuple[str, ...] = ()
+
+
+class Recorded(Payload):
+    """Sequence number of the last event written."""
+
+    seq: int
+
+
+class RequestApproval(Payload):
+    action: Action
+    stamp_id: str
+    fix: Literal["complete", "partial"]
+    expiry_ms: int
+
+
+class JudgeDecision(Payload):
+    approval_id: str
+    signed: SignedDecision
+
+
+class RedeemApproval(Payload):
+    approval_id: str
+    action_digest: Digest
+    deliver_within_ms: int
+
+
+class Redeemed(Payload):
+    deliver_by_ms: int
+
+
+class CloseSession(Payload):
+    reason_code: CloseReason
+    reason: str = ""
+    outcome: Outcome
+    expired_approval_id: str | None = None
+    """The pending request that ran out, if that is why; other open approvals are cancelled."""
+
+
+OPEN_SESSION = Capability(
+    id="control.open_session", input=OpenSession, output=SessionContext, side_effect="write", risk="low", pool="stable",
+    timeout=timedelta(seconds=30),
+)
+RECORD_TRANSITION = Capability(
+    id="control.record_transition", input=RecordTransition, output=Recorded, side_effect="write", risk="low", pool="stable",
+    timeout=timedelta(seconds=30),
+)
+REQUEST_APPROVAL = Capability(
+    id="control.request_approval", input=RequestApproval, output=ApprovalRequest, side_effect="write", risk="low", pool="stable",
+    timeout=timedelta(seconds=30),
+)
+JUDGE_DECISION = Capability(
+    id="control.judge_decision", input=JudgeDecision, output=Ruling, side_effect="write", risk="medium", pool="stable",
+    timeout=timedelta(seconds=30),
+)
+REDEEM_APPROVAL = Capability(
+    id="control.redeem_approval", input=RedeemApproval, output=Redeemed, side_effect="write", risk="high", pool="stable",
+    timeout=timedelta(seconds=30),
+)
+CLOSE_SESSION = Capability(
+    id="control.close_session", input=CloseSession, output=Recorded, side_effect="write", risk="low", pool="stable",
+    timeout=timedelta(seconds=30),
+)
+
+# --- policy ----------------------------------------------------------------------------------------------------------
+
+
+class ReviewRequest(Payload):
+    repository: str
+    ref: str
+    release_mode: ReleaseMode | None = None
+    release_target: str | None = None
+
+
+class ReviewPatch(Payload):
+    patch: Patch
+
+
+REVIEW_REQUEST = Capability(
+    id="policy.review_request", input=ReviewRequest, output=PolicyDecision, side_effect="read", risk="low", pool="stable",
+    timeout=timedelta(seconds=30),
+)
+REVIEW_PATCH = Capability(
+    id="policy.review_patch", input=ReviewPatch, output=PolicyDecision, side_effect="read", risk="low", pool="stable",
+    timeout=timedelta(seconds=60),
+)
+
+# --- forge -----------------------------------------------------------------------------------------------------------
+
+
+class FetchSource(Payload):
+    repository: str
+    ref: str
+
+
+class SealCommit(Payload):
+    source: Source
+    result_tree: GitId
+    bundle: BundleRef
+    goal: str
+    explorer: str
+    """``Assisted-by`` trailer value, e.g. ``gen4:templates/1``."""
+    mode: ReleaseMode
+    target: str | None
+
+
+class SealedCommit(Payload):
+    """A signed commit in our own object store, not yet anywhere else."""
+
+    commit_id: GitId
+    target_ref: str
+    expected_head: GitId
+    """What the target ref must still be: the zero id for a new branch."""
+
+
+FETCH_SOURCE = Capability(
+    id="forge.fetch_source", input=FetchSource, output=Source, side_effect="read", risk="medium", pool="forge",
+    timeout=timedelta(minutes=15), heartbeat=_BEAT,
+)
+SEAL_COMMIT = Capability(
+    id="forge.seal_commit", input=SealCommit, output=SealedCommit, side_effect="write", risk="medium", pool="forge",
+    timeout=timedelta(minutes=1),
+)
+DELIVER = Capability(
+    id="forge.deliver", input=ReleaseRequest, output=ReleaseResult, side_effect="irreversible", risk="critical", pool="forge",
+    timeout=timedelta(minutes=5), heartbeat=_BEAT,
+)
+
+# --- testbed ---------------------------------------------------------------------------------------------------------
+
+
+class PrepareEnvironment(Payload):
+    base_tree: GitId
+    requirements: tuple[str, ...] = ()
+    """From the request; empty: from the repository's own metadata, as read from ``base_tree``."""
+
+
+class RunTests(Payload):
+    tree: GitId
+    environment: Environment
+    plan: TestPlan
+    limits: Limits = Limits()
+    commit_time: int
+    purpose: Literal["explore", "base", "patched", "rerun"]
+    ordinal: int = 1
+
+
+PREPARE_ENVIRONMENT = Capability(
+    id="testbed.prepare_environment", input=PrepareEnvironment, output=Environment, side_effect="write", risk="medium",
+    pool="adaptive", timeout=timedelta(minutes=30), heartbeat=_BEAT,
+)
+RUN_TESTS = Capability(
+    id="testbed.run_tests", input=RunTests, output=TestRun, side_effect="none", risk="medium", pool="adaptive",
+    timeout=timedelta(hours=1), heartbeat=_BEAT,
+)
+
+# --- explore ---------------------------------------------------------------------------------------------------------
+
+
+class Localize(Payload):
+    base_tree: GitId
+    environment: Environment
+    plan: TestPlan
+    limits: Limits = Limits()
+    commit_time: int
+    baseline: TestRun
+    named_targets: tuple[str, ...] = ()
+
+
+class Localization(Payload):
+    """``ranking``: blob of a JSON list of :class:`schemas.candidate.Suspect`, best first."""
+
+    ranking: BlobRef
+    suspects: int
+    targets: tuple[str, ...]
+    tests: int
+
+
+class Repair(Payload):
+    base_tree: GitId
+    environment: Environment
+    plan: TestPlan
+    limits: Limits = Limits()
+    commit_time: int
+    baseline: TestRun
+    localization: Localization
+    named_targets: tuple[str, ...] = ()
+    keep: int
+    wall_ms: int
+
+
+LOCALIZE = Capability(
+    id="explore.localize", input=Localize, output=Localization, side_effect="none", risk="medium", pool="adaptive",
+    timeout=timedelta(hours=2), heartbeat=_BEAT,
+)
+REPAIR = Capability(
+    id="explore.repair", input=Repair, output=Exploration, side_effect="write", risk="medium", pool="adaptive",
+    timeout=timedelta(hours=24), heartbeat=_BEAT,
+)
+
+# --- compile, verify, evidence ---------------------------------------------------------------------------------------
+
+
+class ImportPatch(Payload):
+    source: Source
+    patch: str | None = None
+    patch_ref: BlobRef | None = None
+
+
+class ImportedPatch(Payload):
+    """``harness_tree``: the patched tree with the tests and test configuration of base laid over it (threats 4.1)."""
+
+    patch: Patch
+    harness_tree: GitId
+
+
+class JudgeRuns(Payload):
+    base: tuple[TestRun, ...]
+    patched: tuple[TestRun, ...]
+    named_targets: tuple[str, ...] = ()
+
+
+class Judged(Payload):
+    """``judgement``: blob of the whole :class:`schemas.verdict.Judgement`."""
+
+    verdict: Verdict
+    codes: tuple[str, ...]
+    message: str = ""
+    fix: Completeness
+    fail_to_pass: int
+    lost: int
+    judgement: BlobRef
+
+
+class AssembleMembers(Payload):
+    """Inputs of members 1-6. ``trajectory``: of the candidate; None for a patch from CI."""
+
+    source: Source
+    patch: Patch
+    environment: Environment
+    plan: TestPlan
+    base: TestRun
+    patched: TestRun
+    judged: Judged
+    policy: PolicyDecision
+    trajectory: BlobRef | None
+
+
+class Members(Payload):
+    """Members 1-6 in the content store; ``bundle_digest`` is the digest of ``checksums.sha256``."""
+
+    blobs: dict[str, BlobRef]
+    bundle_digest: Digest
+
+
+class ReadMembers(Payload):
+    members: Members
+    source: Source
+
+
+class RegressionInput(Payload):
+    judged: Judged
+    baseline_commit: GitId
+
+
+class DeterminismInput(Payload):
+    first: Members
+    rerun: Members
+    runs: int
+    isolation: Literal["other_worker", "fresh_sandbox"]
+
+
+class SealBundle(Payload):
+    source: Source
+    patch: Patch
+    environment: Environment
+    plan: TestPlan
+    limits: Limits
+    base: TestRun
+    patched: TestRun
+    judged: Judged
+    policy: PolicyDecision
+    members: Members
+    regression: GateReport
+    determinism: GateReport
+    rerun_bundle_digest: Digest
+    runs: int
+    candidate_id: str
+    explorer_name: str
+    explorer_version: str
+
+
+class SealedBundle(Payload):
+    bundle: BundleRef
+    trust: str
+    """Path of the trust root file that verifies it on this machine."""
+
+
+class VerifyBundle(Payload):
+    bundle: BundleRef
+    source: Source
+
+
+IMPORT_PATCH = Capability(
+    id="compile.import_patch", input=ImportPatch, output=ImportedPatch, side_effect="write", risk="low", pool="stable",
+    timeout=timedelta(minutes=5),
+)
+JUDGE_RUNS = Capability(
+    id="verify.judge_runs", input=JudgeRuns, output=Judged, side_effect="none", risk="low", pool="stable",
+    timeout=timedelta(minutes=2),
+)
+REGRESSION_GATE = Capability(
+    id="verify.regression_gate", input=RegressionInput, output=GateReport, side_effect="none", risk="low", pool="stable",
+    timeout=timedelta(minutes=2),
+)
+DETERMINISM_GATE = Capability(
+    id="verify.determinism_gate", input=DeterminismInput, output=GateReport, side_effect="none", risk="low", pool="stable",
+    timeout=timedelta(minutes=2),
+)
+ASSEMBLE_MEMBERS = Capability(
+    id="evidence.assemble_members", input=AssembleMembers, output=Members, side_effect="write", risk="low", pool="stable",
+    timeout=timedelta(minutes=5),
+)
+REREAD_PATCH = Capability(
+    id="evidence.reread_patch", input=ReadMembers, output=ImportPatch, side_effect="read", risk="low", pool="stable",
+    timeout=timedelta(minutes=2),
+)
+SEAL_BUNDLE = Capability(
+    id="evidence.seal_bundle", input=SealBundle, output=SealedBundle, side_effect="write", risk="high", pool="signing",
+    timeout=timedelta(minutes=5),
+)
+TRUST_GATE = Capability(
+    id="evidence.trust_gate", input=VerifyBundle, output=GateReport, side_effect="read", risk="low", pool="stable",
+    timeout=timedelta(minutes=5),
+)
+
+CAPABILITIES: dict[str, Capability[Any, Any]] = {
+    value.id: value for value in list(globals().values()) if isinstance(value, Capability)
+}
+"""By id; byte-equal or unknown (threats 7.4)."""
+
+
+class CompileResult(Payload):
+    """What the Compile workflow returns to its parent (CI gets the same inside a SessionResult)."""
+
+    verdict: Verdict
+    codes: tuple[str, ...] = ()
+    message: str = ""
+    fix: Completeness = "none"
+    source: Source | None = None
+    patch: Patch | None = None
+    bundle: BundleRef | None = None
+    trust: str | None = None
+    policy: PolicyDecision | None = None
+    gates: tuple[GateReport, ...] = ()

@@ -1,0 +1,39 @@
+"""A capability: one thing that the fabric can do, declared once (contracts §5, design "Capability = contract")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel
+
+In = TypeVar("In", bound=BaseModel)
+Out = TypeVar("Out", bound=BaseModel)
+
+Pool = Literal["stable", "adaptive", "forge", "signing"]
+SideEffect = Literal["none", "read", "write", "irreversible"]
+Risk = Literal["low", "medium", "high", "critical"]
+
+WORKFLOW_QUEUE = "gen4"
+
+
+def queue_of(pool: Pool) -> str:
+    return f"{WORKFLOW_QUEUE}.{pool}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Capability(Generic[In, Out]):
+    """Facts only: which phases and roles may use it is data in ``policies/``."""
+
+    id: str
+    input: type[In]
+    output: type[Out]
+    side_effect: SideEffect
+    risk: Risk
+    pool: Pool
+    timeout: timedelta
+    """Start-to-close ceiling; a call may ask for less."""
+    heartbeat: timedelta | None = None
+    """Required of every activity that may run longer than ten seconds."""
+    version: str = "1"

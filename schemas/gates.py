@@ -1,0 +1,32 @@
+"""A gate's report: checks in fixed order, each with a stable code and, if it failed, one sentence of remedy (evidence §8)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from schemas.model import Payload
+
+GateName = Literal["trust", "regression", "determinism"]
+GateVerdict = Literal["pass", "fail", "inconclusive"]
+
+
+class Check(Payload):
+    code: str
+    ok: bool
+    checked: bool = True
+    """False: input for this check was not given (``not_checked``); never the same as ok."""
+    reason: str = ""
+    member: str = ""
+    expected: str = ""
+    actual: str = ""
+    remedy: str = ""
+
+
+class GateReport(Payload):
+    gate: GateName
+    verdict: GateVerdict
+    checks: tuple[Check, ...]
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        return tuple(check.code for check in self.checks if check.checked and not check.ok)

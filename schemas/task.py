@@ -1,0 +1,52 @@
+"""Who is acting and on what: the identities that every event, row and report line carries (contracts §0 "T")."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from schemas.model import Digest, GitId, Payload
+
+Phase = Literal["control", "explore", "compile", "release"]
+"""Derived by the gate from the type of the workflow that scheduled the activity, never from an argument."""
+
+
+class TraceKeys(Payload):
+    """T: tenant and trace keys."""
+
+    tenant_id: str
+    trace_id: str
+    session_id: str
+    task_id: str
+
+
+class SessionConfig(Payload):
+    """Everything that a workflow needs of the settings, frozen at intake (workflows read no settings)."""
+
+    approval_expiry_ms: int = 72 * 3_600_000
+    deliver_within_ms: int = 600_000
+    max_replan: int = 3
+    explore_wall_ms: int = 1_800_000
+    runs: int = 2
+
+
+class Source(Payload):
+    """The code that a session is about, after its objects were fetched into our own object store."""
+
+    repository: str
+    """As requested, made absolute: a local path or an allowlisted https/ssh URL."""
+    ref: str
+    """The requested ref, resolved: ``refs/heads/main`` or a commit id (detached HEAD)."""
+    base_commit: GitId
+    base_tree: GitId
+    commit_time: int
+    """Committer time of ``base_commit`` in UTC seconds: SOURCE_DATE_EPOCH of every run."""
+
+
+class SessionContext(Payload):
+    """What intake returns and every later request of the session carries."""
+
+    keys: TraceKeys
+    requester_id: str
+    config: SessionConfig
+    config_digest: Digest
+    assurance: Literal["single_operator", "separated"] = "single_operator"

@@ -1,0 +1,124 @@
+"""Test plans, environments, limits and canonical results ``{nodeid: outcome}`` (contracts §10; explore-verify §6)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from schemas.canonical import jcs_sha256
+from schemas.model import BlobRef, Digest, GitId, Payload, Sha256
+
+TestOutcome = Literal["passed", "failed", "error", "skipped", "xfailed", "xpassed"]
+Outcomes = dict[str, TestOutcome]
+FAILING: frozenset[TestOutcome] = frozenset({"failed", "error"})
+
+
+class TestPlan(Payload):
+    """One pytest invocation, parsed from the request's command; never a string for a shell."""
+
+    __test__ = False
+
+    pytest_args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    """Only variables that the command itself set (``env NAME=VALUE …``)."""
+    python_path: tuple[str, ...] = ()
+    """Folders of the tree, relative to its root, that go first on ``sys.path``: from PYTHONPATH, else ``src`` and the root."""
+    argv: tuple[str, ...] = ()
+    """The command as the user wrote it, split; for people and for the run key."""
+
+
+class Limits(Payload):
+    """Every limit has an enforcing consumer in each sandbox backend."""
+
+    memory_mb: int = 2048
+    cpus: float = 1.0
+    pids: int = 256
+    wall_ms: int = 600_000
+    output_bytes: int = 32 * 1024 * 1024
+    disk_mb: int = 1024
+    test_ms: int = 60_000
+    """One test may run this long."""
+
+
+class Wheel(Payload):
+    name: str
+    version: str
+    sha256: Sha256
+    filename: str
+    license: str = ""
+
+
+class EnvironmentLock(Payload):
+    """``env/1``: what an environment is made of; its digest identifies the environment."""
+
+    schema_version: Literal["env/1"] = "env/1"
+    base_digest: Digest
+    platform: str
+    python_version: str
+    profile: str
+    """Version of the rules by which the wheels become a folder."""
+    wheels: tuple[Wheel, ...]
+    origin: str
+    """Where the requirements came from, e.g. ``request`` or ``requirements-dev.txt``."""
+
+
+class Environment(Payload):
+    """A built environment: a folder of installed wheels, bound read-only beside the base root filesystem."""
+
+    environment_digest: Digest
+    base_digest: Digest
+    lock: BlobRef
+    python_version: str
+    platform: str
+
+
+class SandboxFacts(Payload):
+    """What ran and how each limit was enforced, for doctor and the stamp (threats 2.4)."""
+
+    backend: Literal["docker", "bubblewrap"]
+    version: str
+    profile_sha256: Sha256
+    enforcement: dict[str, Literal["cgroup", "rlimit", "kernel", "watchdog", "none"]]
+
+
+RunStatus = Literal["passed", "failed", "infra_error"]
+
+
+class TestRun(Payload):
+    """One execution of a plan on a tree. ``outcomes`` is a blob of JCS ``{nodeid: outcome}``."""
+
+    __test__ = False
+
+    status: RunStatus
+    codes: tuple[str, ...] = ()
+    """Why nothing may be concluded, e.g. TESTS_NONE_COLLECTED, TEST_TIMEOUT, MODULES_OUTSIDE_TREE, RUN_TIMEOUT, HARNESS_BROKEN."""
+    message: str = ""
+    outcomes: BlobRef
+    outcomes_sha256: Sha256
+    counts: dict[str, int]
+    exit_code: int
+    runner: str
+    """``pytest 9.2.0``"""
+    run_key: Sha256
+    sandbox: SandboxFacts
+
+
+class Patch(Payload):
+    """A change of one tree into another, as a git diff in the content store."""
+
+    base_tree: GitId
+    result_tree: GitId
+    diff: BlobRef
+    patch_sha256: Sha256
+    paths: tuple[str, ...]
+
+
+def outcomes_sha256(outcomes: Outcomes) -> str:
+    """Canonical digest of results: sorted ids and outcomes, nothing else (no durations, times, paths)."""
+    return jcs_sha256(dict(outcomes))
+
+
+def counts_of(outcomes: Outcomes) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for outcome in outcomes.values():
+        counts[outcome] = counts.get(outcome, 0) + 1
+    return dict(sorted(counts.items()))

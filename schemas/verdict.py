@@ -1,0 +1,57 @@
+"""The Compile verdict: a pure function of base outcomes, patched outcomes and targets (contracts §10, threats 4.2)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from schemas.model import Payload
+from schemas.testing import FAILING, Outcomes
+
+Verdict = Literal["accepted", "rejected", "irreproducible", "infra_error"]
+Completeness = Literal["complete", "partial", "none"]
+
+
+class Judgement(Payload):
+    """Why a patch is accepted or not. ``fail_to_pass`` are mended targets; ``lost`` passed on base and do not pass now."""
+
+    verdict: Verdict
+    codes: tuple[str, ...] = ()
+    fix: Completeness
+    targets: tuple[str, ...]
+    fail_to_pass: tuple[str, ...]
+    pass_to_pass: tuple[str, ...]
+    still_failing: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+def judge(base: Outcomes, patched: Outcomes, named_targets: tuple[str, ...] = ()) -> Judgement:
+    """Accept iff every named failing test passes and nothing that passed on base fails.
+
+    Where no target is named the targets are all that fail on base, and mending only some of them is
+    *partial*. A named target that is not a failing test of base is a rejection (TARGET_NOT_FAILING).
+    A test that vanished, or that is now skipped, xfailed or deselected, counts as lost (REG_TEST_LOST).
+    """
+    failing = {nodeid for nodeid, outcome in base.items() if outcome in FAILING}
+    targets = tuple(sorted(set(named_targets))) if named_targets else tuple(sorted(failing))
+    passing = sorted(nodeid for nodeid, outcome in base.items() if outcome == "passed")
+    mended = tuple(nodeid for nodeid in targets if nodeid in failing and patched.get(nodeid) == "passed")
+    open_targets = tuple(nodeid for nodeid in targets if patched.get(nodeid) != "passed")
+    lost = tuple(nodeid for nodeid in passing if patched.get(nodeid) != "passed")
+    codes: list[str] = []
+    if not base:
+        codes.append("TESTS_NONE_COLLECTED")
+    elif not targets:
+        codes.append("NO_FAILING_TEST")
+    if any(nodeid not in failing for nodeid in targets):
+        codes.append("TARGET_NOT_FAILING")
+    if lost:
+        codes.append("REG_TEST_LOST")
+    if named_targets and open_targets:
+        codes.append("TARGET_NOT_FIXED")
+    elif targets and not mended:
+        codes.append("NOTHING_FIXED")
+    fix: Completeness = "none" if not mended else "partial" if open_targets else "complete"
+    return Judgement(
+        verdict="rejected" if codes else "accepted", codes=tuple(codes), fix=fix, targets=targets, fail_to_pass=mended,
+        pass_to_pass=tuple(nodeid for nodeid in passing if nodeid not in lost), still_failing=open_targets, lost=lost,
+    )
