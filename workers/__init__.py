@@ -1,0 +1,1 @@
+"""Where it runs: settings, wiring, registration and process entry points."""

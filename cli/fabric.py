@@ -1,0 +1,84 @@
+"""``gen4 up | down | status``: start, stop and look at the fabric of this home."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from activities.record.home import Home
+from cli.output import emit, say, show
+from workers import fabric
+from workers.fabric import FabricState
+from workers.settings import Settings, read_settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+
+
+def ensure(settings: Settings) -> FabricState:
+    """The running fabric; starts it when none runs, and says so."""
+    state = fabric.start(settings, say)
+    return state
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def up(
+        foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached; Ctrl-C stops the fabric.")] = False,
+        as_json: Json = False,
+    ) -> None:
+        """Start Temporal, OPA and a worker on loopback, and supervise them.
+
+        Sessions survive `gen4 down`, crashes and reboots: they are in `GEN4_HOME`. Local repositories must lie under
+        `GEN4_REPOSITORY_ROOTS` (default: the folder where the fabric is started).
+
+        Example: `GEN4_REPOSITORY_ROOTS=$HOME/src gen4 up`
+        """
+        settings = read_settings()
+        if foreground:
+            raise typer.Exit(_attached(settings))
+        state = fabric.start(settings, say)
+        _print(state, as_json)
+
+    @app.command()
+    def down(as_json: Json = False) -> None:
+        """Stop the fabric of this home. Nothing is lost: sessions go on at the next `gen4 up`."""
+        stopped = fabric.stop(Home.open(read_settings().home))
+        emit({"stopped": stopped}) if as_json else show("stopped" if stopped else "no fabric was running")
+
+    @app.command()
+    def status(as_json: Json = False) -> None:
+        """What runs, where it listens, how often each process was restarted. Exit code 3 when nothing runs."""
+        state = fabric.running(Home.open(read_settings().home))
+        if state is None:
+            emit({"running": False}) if as_json else show("no fabric is running; start it with `gen4 up`")
+            raise typer.Exit(3)
+        _print(state, as_json)
+
+
+def _attached(settings: Settings) -> int:
+    process = subprocess.Popen(  # noqa: S603  our own module
+        [sys.executable, "-m", "workers.supervisor"], env=os.environ | fabric.settings_environment(settings)
+    )
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        return process.wait()
+
+
+def _print(state: FabricState, as_json: bool) -> None:
+    if as_json:
+        emit({"running": True, **state.model_dump(mode="json"), "start_form": state.start_form})
+        return
+    show(f"fabric ready in {state.ready_ms / 1000:.1f} s (supervisor {state.pid}, home {state.home})")
+    for name, pid in state.processes.items():
+        show(f"  {name:<9} process {pid}, restarted {state.restarts.get(name, 0)} times")
+    show(f"  Temporal UI   {state.ui_url}")
+    show(f"  start a fix   {state.start_form}")
+    show('                input: {"repository": "/path/to/repository", "goal": "what is wrong"}')
+    show(f"  repositories  must lie under {os.pathsep.join(state.repository_roots)}")

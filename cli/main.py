@@ -1,0 +1,63 @@
+"""Entry point of ``gen4``: the command table, and exit codes that scripts can trust.
+
+Exit codes: 0 done or accepted, 1 rejected or refused, 2 usage, 3 infrastructure.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import typer
+
+from cli import approvals, compiling, doctor, events, fabric, output, remediate, verify
+from schemas.error import Gen4Error
+
+app = typer.Typer(
+    name="gen4", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Repairs software autonomously, and proves what it did. Start with `gen4 doctor`, then `gen4 remediate --help`.",
+)  # fmt: skip
+fabric.register(app)
+doctor.register(app)
+remediate.register(app)
+compiling.register(app)
+verify.register(app)
+approvals.register(app)
+events.register(app)
+
+INTERRUPTED = 130
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and give its exit code; never raises."""
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="gen4", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.exceptions.Abort:
+        output.say("interrupted")
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show(file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        output.say("interrupted")
+        return INTERRUPTED
+    except Gen4Error as error:
+        output.explain(error, "--json" in arguments)
+        return error.exit_code
+
+
+def main() -> None:
+    """The SDK's native threads can crash a short-lived interpreter at exit, so we leave without teardown."""
+    code = run(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Starting and following sessions: shared by the commands that wait for a workflow."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from cli.output import progress, say
+from schemas.capability import WORKFLOW_QUEUE
+from schemas.details import plain
+from schemas.error import InfrastructureError, InputError, Refused
+from schemas.request import SessionResult
+from schemas.status import SessionStatus
+
+T = TypeVar("T")
+POLL_S = 0.25
+_QUERY_TIMEOUT = timedelta(seconds=5)
+_SETTLE_S = 0.1
+"""Short clients of the SDK can crash at exit; see ``cli.main``."""
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    async def settled() -> T:
+        try:
+            return await coroutine
+        finally:
+            await asyncio.sleep(_SETTLE_S)
+
+    return asyncio.run(settled())
+
+
+async def start(client: Client, workflow: str, request: BaseModel, prefix: str) -> WorkflowHandle[Any, Any]:
+    return await client.start_workflow(
+        workflow, request.model_dump(mode="json", exclude_defaults=True), id=f"{prefix}-{uuid.uuid4()}",
+        task_queue=WORKFLOW_QUEUE, id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+    )  # fmt: skip
+
+
+async def status_of(handle: WorkflowHandle[Any, Any]) -> SessionStatus | None:
+    """None while the first workflow task has not run (or no worker polls)."""
+    try:
+        raw = await handle.query("status", rpc_timeout=_QUERY_TIMEOUT)
+    except RPCError as error:
+        if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
+            raise InputError("SESSION_UNKNOWN", f"no workflow {handle.id}", "list sessions in the Temporal UI") from error
+        return None
+    except Exception:  # noqa: BLE001  a query that fails while the worker restarts is no answer, not an error
+        return None
+    return SessionStatus.model_validate(raw)
+
+
+async def result_of(handle: WorkflowHandle[Any, Any]) -> SessionResult:
+    """Wait for the end. Raises the typed error that a failed workflow carries."""
+    try:
+        return SessionResult.model_validate(await handle.result())
+    except WorkflowFailureError as error:
+        raise _typed(error.cause) from error
+
+
+def _typed(cause: BaseException | None) -> Exception:
+    while cause is not None and cause.__cause__ is not None and not isinstance(cause, ApplicationError):
+        cause = cause.__cause__
+    if isinstance(cause, ApplicationError):
+        if cause.type == "InvalidInput":
+            return InputError("INVALID_INPUT", cause.message, "correct the request and start it again")
+        return Refused(cause.type or "WORKFLOW_FAILED", cause.message)
+    if isinstance(cause, CancelledError | TerminatedError):
+        return Refused("CANCELLED", "the session was cancelled")
+    return InfrastructureError("WORKFLOW_FAILED", str(cause), "see the workflow in the Temporal UI")
+
+
+async def follow(
+    handle: WorkflowHandle[Any, Any], done: Callable[[SessionStatus], bool], on_status: Callable[[SessionStatus], Awaitable[None]] | None = None
+) -> SessionStatus | None:
+    """Show stages until ``done`` or the workflow's end: live on a terminal, a line per stage elsewhere."""
+    shown = _Terminal() if progress.is_terminal else _Lines()
+    ended = asyncio.ensure_future(handle.result())
+    latest: SessionStatus | None = None
+    with shown:
+        try:
+            while True:
+                current = await status_of(handle)
+                if current is not None:
+                    latest = current
+                    shown.update(current)
+                    if on_status is not None:
+                        await on_status(current)
+                    if done(current):
+                        return latest
+                if ended.done():
+                    return latest
+                await asyncio.wait({ended}, timeout=POLL_S)
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
+
+
+class _Lines:
+    """Plain progress: one line when a stage starts and one when it ends."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, int, bool]] = set()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, status: SessionStatus) -> None:
+        for stage in status.stages:
+            ended = stage.ended_ms is not None
+            key = (stage.name, stage.started_ms, ended)
+            if key in self._told or (not ended and (stage.name, stage.started_ms, True) in self._told):
+                continue
+            self._told.add(key)
+            say(f"{stage.name}: {stage.seconds:.1f} s {stage.note}" if ended else f"{stage.name} …")
+
+
+class _Terminal(_Lines):
+    """Rich progress: a table that is redrawn in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live = Live(console=progress, refresh_per_second=8, transient=False)
+
+    def __enter__(self) -> _Terminal:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *arguments: Any) -> None:
+        self._live.__exit__(*arguments)
+
+    def update(self, status: SessionStatus) -> None:
+        table = Table.grid(padding=(0, 2))
+        now_ms = time.time() * 1000
+        for stage in status.stages:
+            if stage.ended_ms is None:
+                table.add_row(Spinner("dots"), stage.name, f"{max(0.0, (now_ms - stage.started_ms) / 1000):.0f} s", plain(stage.note))
+            else:
+                table.add_row("[green]✓[/]", stage.name, f"{stage.seconds:.1f} s", plain(stage.note))
+        self._live.update(table)
+

@@ -1,0 +1,170 @@
+"""The running fabric of one home, as seen by a client: where it listens, whether it is ready, how to start and stop it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from activities.record.home import Home
+from schemas.error import InfrastructureError
+from schemas.model import Payload
+from workers.settings import Settings
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+UI_START_FORM = "/namespaces/{namespace}/workflows/start-workflow?workflowType=Remediation&taskQueue=gen4"
+
+
+class FabricState(Payload):
+    """Written by the supervisor to ``run/fabric.json`` once everything answers; removed when it stops."""
+
+    pid: int
+    temporal_address: str
+    ui_url: str
+    opa_url: str
+    policy_digest: str
+    namespace: str
+    home: str
+    repository_roots: tuple[str, ...]
+    sandbox: str
+    processes: dict[str, int] = {}
+    restarts: dict[str, int] = {}
+    ready_ms: int = 0
+
+    @property
+    def start_form(self) -> str:
+        """Deep link that pre-fills the Temporal UI's start form."""
+        return self.ui_url + UI_START_FORM.format(namespace=self.namespace)
+
+    def workflow_link(self, workflow_id: str) -> str:
+        from urllib.parse import quote
+
+        return f"{self.ui_url}/namespaces/{self.namespace}/workflows/{quote(workflow_id, safe='')}"
+
+
+def state_path(home: Home) -> Path:
+    return home.run / "fabric.json"
+
+
+def lock_path(home: Home) -> Path:
+    return home.run / "fabric.lock"
+
+
+def supervisor_holds(lock: Path) -> bool:
+    """Whether a live supervisor owns the home: the kernel drops the lock with its process."""
+    try:
+        with lock.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            return False
+    except FileNotFoundError:
+        return False
+
+
+def running(home: Home) -> FabricState | None:
+    """The state of a running, ready fabric, or None."""
+    if not supervisor_holds(lock_path(home)):
+        return None
+    try:
+        return FabricState.model_validate_json(state_path(home).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def start(settings: Settings, say: Callable[[str], None]) -> FabricState:
+    """Start the fabric of ``settings.home`` in the background and wait until it is ready; idempotent.
+
+    Raises:
+        InfrastructureError: FABRIC_START_FAILED with the last lines of the supervisor's log.
+    """
+    home = Home.open(settings.home)
+    found = running(home)
+    if found is not None:
+        return found
+    say("starting the fabric (Temporal, OPA, worker) …")
+    log = home.logs / "supervisor.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers.supervisor"],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=_environment(settings),
+            cwd=settings.home,
+        )  # fmt: skip
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        found = running(home)
+        if found is not None:
+            return found
+        if process.poll() is not None and not supervisor_holds(lock_path(home)):
+            break
+        time.sleep(0.05)
+    tail = b"\n".join(log.read_bytes().splitlines()[-12:]).decode("utf-8", "replace")
+    raise InfrastructureError(
+        "FABRIC_START_FAILED", f"not ready after {START_TIMEOUT_S:.0f} s:\n{tail}", f"see {log} and run `gen4 doctor`"
+    )
+
+
+def stop(home: Home) -> bool:
+    """Stop the fabric; False if none ran. Sessions go on at the next start."""
+    found = running(home)
+    pid = found.pid if found else _locked_pid(home)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while supervisor_holds(lock_path(home)):
+        if time.monotonic() > deadline:
+            raise InfrastructureError("FABRIC_STOP_FAILED", f"process {pid} is still running", f"stop it with `kill -9 {pid}`")
+        time.sleep(0.05)
+    return True
+
+
+def _locked_pid(home: Home) -> int | None:
+    if not supervisor_holds(lock_path(home)):
+        return None
+    try:
+        return int(lock_path(home).read_text())
+    except ValueError:
+        return None
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The supervisor's environment: the caller's settings made explicit, nothing else of ours inherited."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("GEN4_", "TEMPORAL_"))}
+    passed = {key: os.environ[key] for key in ("GEN4_TEMPORAL", "GEN4_OPA", "GEN4_ROOTFS_TAR", "GEN4_ROOTFS_MIRRORS") if key in os.environ}
+    return inherited | passed | settings_environment(settings)
+
+
+def settings_environment(settings: Settings) -> dict[str, str]:
+    """The variables that reproduce ``settings`` in a child process."""
+    values = {
+        "GEN4_HOME": str(settings.home),
+        "GEN4_CACHE": str(settings.cache),
+        "GEN4_REPOSITORY_ROOTS": os.pathsep.join(str(root) for root in settings.repository_roots),
+        "GEN4_REPOSITORY_HOSTS": ",".join(settings.repository_hosts),
+        "GEN4_SANDBOX": settings.sandbox,
+        "GEN4_TENANT": settings.tenant,
+        "GEN4_NAMESPACE": settings.namespace,
+        "GEN4_APPROVAL_EXPIRY_S": str(settings.approval_expiry_s),
+    }
+    if settings.temporal_port is not None:
+        values["GEN4_TEMPORAL_PORT"] = str(settings.temporal_port)
+    return values
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Atomically, readable by the owner only."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        json.dump(document, handle)
+    temporary.rename(path)

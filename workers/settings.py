@@ -1,0 +1,72 @@
+"""Settings, read once at an entry point into a frozen object: ``GEN4_*`` variables, defaults in code, no ``.env`` file.
+
+Everything that a settings value can weaken is refused at start, not ignored.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from schemas.error import InputError
+
+
+def state_directory() -> Path:
+    """The user's state directory (XDG Base Directory): never the working directory."""
+    configured = os.environ.get("XDG_STATE_HOME")
+    return Path(configured) if configured and Path(configured).is_absolute() else Path.home() / ".local" / "state"
+
+
+class Settings(BaseSettings):
+    """One fabric on one machine. A blank variable counts as unset; an unknown ``GEN4_*`` value is a usage error."""
+
+    model_config = SettingsConfigDict(env_prefix="GEN4_", frozen=True, env_ignore_empty=True, extra="ignore")
+
+    home: Path = Field(default_factory=lambda: state_directory() / "gen4")
+    """Keys, store, blobs, bundles, logs: one folder, mode 0700 (``GEN4_HOME``)."""
+    cache: Path = Field(default_factory=lambda: state_directory() / "gen4-cache")
+    """Toolchain and sandbox root filesystems, shared by all homes of the user (``GEN4_CACHE``)."""
+    repository_roots: Annotated[tuple[Path, ...], NoDecode] = Field(default_factory=lambda: (Path.cwd(),))
+    """Local repositories must lie under one of these, separated like PATH (``GEN4_REPOSITORY_ROOTS``);
+    default: where the fabric was started."""
+    repository_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts of https and ssh repositories, separated by commas; empty = none (``GEN4_REPOSITORY_HOSTS``)."""
+    sandbox: Literal["auto", "docker", "bubblewrap"] = "auto"
+    tenant: str = "local"
+    namespace: str = "default"
+    temporal_port: int | None = None
+    """Port of the embedded server; default: the one of the last start, else 7233, else a free one."""
+    approval_expiry_s: Annotated[int, Field(ge=1, le=30 * 86_400)] = 72 * 3_600
+    keep_candidates: Annotated[int, Field(ge=1, le=16)] = 3
+
+    @field_validator("home", "cache", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("repository_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(Path(part).expanduser().absolute() for part in value.split(os.pathsep) if part)
+        return value
+
+    @field_validator("repository_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip().lower() for part in value.split(",") if part.strip())
+        return value
+
+
+def read_settings() -> Settings:
+    """Raises InputError(SETTINGS_INVALID) naming the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(f"GEN4_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        raise InputError("SETTINGS_INVALID", problems, "correct or unset the variable") from error

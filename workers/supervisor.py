@@ -1,0 +1,277 @@
+"""``python -m workers.supervisor``: starts Temporal, OPA and the worker of one home, and restarts what dies.
+
+The children die with the supervisor (parent-death signal), so a killed supervisor leaves nothing behind; Temporal's
+SQLite file and the store keep every session, and the next start goes on with them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from activities.policy.bundle import build_bundle, opa_argv
+from activities.record.home import Home
+from schemas.error import InfrastructureError
+from workers.fabric import FabricState, lock_path, settings_environment, state_path, write_json
+from workers.settings import Settings, read_settings
+from workers.toolchain import locate
+
+SEARCH_ATTRIBUTES = ("Tenant", "SessionState", "Phase", "Risk", "Repository")
+PR_SET_PDEATHSIG = 1
+READY_TIMEOUT_S = 45.0
+BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass
+class Child:
+    """One supervised process. ``ready`` says whether it answers."""
+
+    name: str
+    argv: list[str]
+    environment: dict[str, str]
+    ready: Callable[[], bool]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    started_at: float = field(default=0.0)
+
+    def start(self) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(  # noqa: S603  argv list of ours
+                self.argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self.environment,
+                cwd=self.log.parent, preexec_fn=_die_with_parent,  # noqa: PLW1509  single-threaded parent
+            )  # fmt: skip
+        self.started_at = time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process else 0
+
+    def dead(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def stop(self, timeout: float) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def main() -> int:
+    settings = read_settings()
+    home = Home.open(settings.home)
+    with lock_path(home).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return 0  # another supervisor of this home is there already
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        Supervisor(settings, home).run()
+    return 0
+
+
+class Supervisor:
+    def __init__(self, settings: Settings, home: Home) -> None:
+        self._settings = settings
+        self._home = home
+        self._stopping = False
+        self._children: list[Child] = []
+        self._state: FabricState | None = None
+
+    def run(self) -> None:
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        began = time.monotonic()
+        try:
+            self._start_all()
+            self._publish(round((time.monotonic() - began) * 1000))
+            while not self._stopping:
+                self._restart_dead()
+                time.sleep(0.1)
+        finally:
+            state_path(self._home).unlink(missing_ok=True)
+            for child in reversed(self._children):
+                child.stop(10.0)
+
+    def _on_signal(self, *_: object) -> None:
+        self._stopping = True
+
+    def _start_all(self) -> None:
+        ports = choose_ports(self._home, self._settings.temporal_port)
+        temporal, opa = locate("temporal"), locate("opa")
+        bundle = build_bundle(opa.path, self._home.run / "policy.tar.gz")
+        token = _token(self._home.run / "opa-token")
+        self._state = FabricState(
+            pid=os.getpid(), temporal_address=f"127.0.0.1:{ports['temporal']}", ui_url=f"http://127.0.0.1:{ports['ui']}",
+            opa_url=f"http://127.0.0.1:{ports['opa']}", policy_digest=bundle.digest, namespace=self._settings.namespace,
+            home=str(self._settings.home), repository_roots=tuple(str(root) for root in self._settings.repository_roots),
+            sandbox=self._settings.sandbox,
+        )  # fmt: skip
+        write_json(self._home.run / "endpoints.json", self._state.model_dump(mode="json"))
+        self._children = [
+            self._child("temporal", temporal_argv(temporal.path, self._home, ports, self._settings.namespace), _listens(ports["temporal"])),
+            self._child("opa", opa_argv(opa.path, bundle, ports["opa"], token), _healthy(ports["opa"])),
+            self._child("worker", [sys.executable, "-m", "workers.worker"], self._worker_ready),
+        ]
+        for child in self._children:
+            child.start()
+        for child in self._children:
+            self._await(child)
+
+    def _child(self, name: str, argv: list[str], ready: Callable[[], bool]) -> Child:
+        scrubbed = {key: value for key, value in os.environ.items() if key in _KEPT or name == "worker"}
+        if name == "worker":
+            scrubbed |= settings_environment(self._settings)
+        return Child(name, argv, scrubbed, ready, self._home.logs / f"{name}.log")
+
+    def _await(self, child: Child) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not child.ready():
+            if self._stopping:
+                return
+            if child.dead():
+                # The worker cannot connect before Temporal answers; it is allowed to try again.
+                if child.name != "worker" or time.monotonic() > deadline:
+                    raise InfrastructureError(
+                        "FABRIC_START_FAILED", f"{child.name} ended at once: {_tail(child.log)}", f"see {child.log}"
+                    )
+                child.start()
+            if time.monotonic() > deadline:
+                raise InfrastructureError("FABRIC_START_FAILED", f"{child.name} does not answer", f"see {child.log}")
+            time.sleep(0.05)
+
+    def _worker_ready(self) -> bool:
+        try:
+            document = json.loads((self._home.run / "worker.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return False
+        worker = self._children[-1]
+        return bool(document.get("pid") == worker.pid)
+
+    def _restart_dead(self) -> None:
+        for child in self._children:
+            if not child.dead():
+                continue
+            lived = time.monotonic() - child.started_at
+            if lived < 5:
+                time.sleep(BACKOFF_S[min(child.restarts, len(BACKOFF_S) - 1)])
+            child.restarts += 1
+            print(f"{child.name} ended (code {child.process.returncode if child.process else '?'}); starting it again", flush=True)
+            child.start()
+            self._publish(self._state.ready_ms if self._state else 0)
+
+    def _publish(self, ready_ms: int) -> None:
+        if self._state is None:
+            return
+        self._state = self._state.model_copy(
+            update={
+                "processes": {child.name: child.pid for child in self._children},
+                "restarts": {child.name: child.restarts for child in self._children},
+                "ready_ms": ready_ms,
+            }
+        )
+        write_json(state_path(self._home), self._state.model_dump(mode="json"))
+
+
+_KEPT = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TZ"})
+"""What Temporal and OPA get of the environment: a policy can read OPA's whole environment."""
+
+
+def temporal_argv(binary: Path, home: Home, ports: dict[str, int], namespace: str) -> list[str]:
+    argv = [
+        str(binary), "server", "start-dev", "--ip", "127.0.0.1", "--port", str(ports["temporal"]), "--ui-port", str(ports["ui"]),
+        "--db-filename", str(home.root / "temporal.db"), "--namespace", namespace, "--log-level", "warn",
+    ]  # fmt: skip
+    for name in SEARCH_ATTRIBUTES:
+        argv += ["--search-attribute", f"{name}=Keyword"]
+    return argv
+
+
+def choose_ports(home: Home, preferred: int | None) -> dict[str, int]:
+    """Ports of the last start as long as they are free (links stay valid), else the usual ones, else free ones."""
+    path = home.run / "ports.json"
+    try:
+        last = {str(name): int(port) for name, port in json.loads(path.read_bytes()).items()}
+    except (FileNotFoundError, ValueError, AttributeError):
+        last = {}
+    usual = {"temporal": 7233, "ui": 8233, "opa": 8181}
+    ports: dict[str, int] = {}
+    for name, default in usual.items():
+        wished = preferred if name == "temporal" and preferred else last.get(name, default)
+        ports[name] = wished if _free(wished) else _any_free_port()
+    write_json(path, dict(ports))
+    return ports
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _any_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _token(path: Path) -> Path:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(secrets.token_urlsafe(32))
+    return path
+
+
+def _listens(port: int) -> Callable[[], bool]:
+    def probe() -> bool:
+        with socket.socket() as connection:
+            connection.settimeout(0.5)
+            return connection.connect_ex(("127.0.0.1", port)) == 0
+
+    return probe
+
+
+def _healthy(port: int) -> Callable[[], bool]:
+    def probe() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=0.5) as answer:  # noqa: S310  loopback, fixed scheme
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    return probe
+
+
+def _tail(log: Path) -> str:
+    return " | ".join(log.read_text(errors="replace").splitlines()[-3:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
