@@ -1,0 +1,50 @@
+# setup · demo · test · lint · bench · up — each does all its own set-up and uses the network only when something is missing.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(firstword $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name"; done))
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := schemas policies activities workflows workers cli
+
+.PHONY: setup demo test lint bench up lock
+
+setup: $(STAMP)
+	@$(BIN)/python -m workers.setup
+
+demo: setup
+	@$(BIN)/python -m cli.demo
+
+test: setup
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports
+
+bench: setup
+	@$(BIN)/python -m bench.explore
+
+up: setup
+	@$(BIN)/gen4 up
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is not on PATH: apt-get install python3 python3-venv" >&2; exit 3; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { echo "no venv: apt-get install python3-venv" >&2; exit 3; }
+	@echo "setup: Python packages"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+# Where packages come from (index, find-links) is the operator's pip configuration; it never enters the lock files.
+COMPILE := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+	--no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+lock:
+	@test -x $(BIN)/pip-compile || { "$(PYTHON)" -m venv $(VENV) && $(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt; }
+	$(COMPILE) --output-file requirements/runtime.txt requirements/runtime.in
+	$(COMPILE) --output-file requirements/dev.txt requirements/dev.in
