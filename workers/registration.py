@@ -1,0 +1,107 @@
+"""From implementations to activities: every capability of a pool exactly once, with the declared types, or no start.
+
+Each activity takes a ``RawValue`` and a dynamic catch-all takes every other name, so that arguments which do not decode
+and names which nobody registered reach the gate instead of failing inside the SDK.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_type_hints
+
+from temporalio import activity
+from temporalio.common import RawValue
+
+from schemas.capabilities import CAPABILITIES
+from schemas.capability import Capability, Pool
+from schemas.error import InfrastructureError
+
+Method = Callable[[Any], Any]
+
+
+class RegistrationError(InfrastructureError):
+    """The worker would serve something else than what is declared; it must not start."""
+
+    retryable = False
+
+
+def activities_of(implementers: Iterable[object], pool: Pool) -> list[Callable[..., Any]]:
+    """Activities for a worker of ``pool``, and the catch-all.
+
+    Raises:
+        RegistrationError: a capability of the pool is implemented twice, not at all, or with other types.
+    """
+    methods = check_registration(implementers, pool)
+    return [*(_as_activity(name, method) for name, method in sorted(methods.items())), _unknown]
+
+
+def served_by(pool: Pool) -> frozenset[str]:
+    """Ids of the capabilities that a worker of ``pool`` serves."""
+    return frozenset(capability.id for capability in CAPABILITIES.values() if capability.pool == pool)
+
+
+def check_registration(implementers: Iterable[object], pool: Pool, known_to_policy: frozenset[str] | None = None) -> dict[str, Method]:
+    """The implementing method of every capability of ``pool``, by id; implementations for other pools are left out.
+
+    Args:
+        known_to_policy: ids that the policy names for some phase; given, every served capability must be among them.
+    """
+    found: dict[str, Method] = {}
+    for implementer in implementers:
+        for capability, method in _implementations(implementer):
+            if CAPABILITIES.get(capability.id) is not capability:
+                raise RegistrationError("CAP_UNDECLARED", f"{_name(method)} implements {capability.id!r}, which is not declared")
+            _check_types(capability, method)
+            if capability.pool != pool:
+                continue
+            if capability.id in found:
+                raise RegistrationError(
+                    "CAP_DUPLICATE", f"{capability.id} is implemented by {_name(found[capability.id])} and {_name(method)}"
+                )
+            found[capability.id] = method
+    missing = sorted(served_by(pool) - found.keys())
+    if missing:
+        raise RegistrationError("CAP_UNIMPLEMENTED", f"pool {pool}: nothing implements {', '.join(missing)}")
+    if known_to_policy is not None and (unknown := sorted(found.keys() - known_to_policy)):
+        raise RegistrationError("CAP_NOT_IN_POLICY", f"no phase may use {', '.join(unknown)}", "name them in policies/data.json")
+    return found
+
+
+def _implementations(implementer: object) -> Iterable[tuple[Capability[Any, Any], Method]]:
+    for name, member in inspect.getmembers(type(implementer), callable):
+        capability = getattr(member, "__capability__", None)
+        if isinstance(capability, Capability):
+            yield capability, getattr(implementer, name)
+
+
+def _check_types(capability: Capability[Any, Any], method: Method) -> None:
+    hints = get_type_hints(method)
+    result = hints.pop("return", None)
+    if list(hints.values()) != [capability.input] or result is not capability.output:
+        raise RegistrationError(
+            "CAP_TYPES", f"{_name(method)} must take {capability.input.__name__} and return {capability.output.__name__}"
+        )
+
+
+def _name(method: Method) -> str:
+    return str(getattr(method, "__qualname__", method))
+
+
+def _as_activity(name: str, method: Method) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(method):
+
+        async def run_async(argument: RawValue) -> Any:
+            return await method(argument)  # the gate has put the decoded request in its place
+
+        return activity.defn(name=name)(run_async)
+
+    def run(argument: RawValue) -> Any:
+        return method(argument)  # the gate has put the decoded request in its place
+
+    return activity.defn(name=name)(run)
+
+
+@activity.defn(dynamic=True)
+async def _unknown(arguments: Sequence[RawValue]) -> None:
+    raise AssertionError("the gate let an unknown activity through")

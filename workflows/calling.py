@@ -1,0 +1,49 @@
+"""The one way in which workflows call the fabric: a declared capability, its own model in, its own model out."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+from schemas.capability import Capability, In, Out, queue_of
+
+RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=500), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=10), maximum_attempts=0
+)
+"""Unlimited: what must not be tried again is marked non-retryable by the gate, everything else is an outage."""
+
+SUMMARY_BYTES = 200
+"""What the server documents as the longest summary."""
+
+
+async def call(capability: Capability[In, Out], request: In, *, summary: str | None = None, timeout: timedelta | None = None) -> Out:
+    """Run ``capability`` on its pool.
+
+    Args:
+        summary: one line for the operator, shown beside the step in the Temporal UI; cut at 200 bytes.
+        timeout: start-to-close, at most the ceiling of the capability (the default).
+
+    Raises:
+        temporalio.exceptions.ActivityError: its cause is an ApplicationError whose type is the stable code and whose
+            first detail is ``{code, message, remedy}``.
+    """
+    waits = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+    result: Out = await workflow.execute_activity(
+        capability.id,
+        request,
+        task_queue=queue_of(capability.pool),
+        result_type=capability.output,
+        start_to_close_timeout=min(timeout or capability.timeout, capability.timeout),
+        heartbeat_timeout=capability.heartbeat,
+        retry_policy=RETRY,
+        # Only an activity that heartbeats hears of a cancellation; waiting for the others would wait for their end anyway.
+        cancellation_type=waits if capability.heartbeat else workflow.ActivityCancellationType.TRY_CANCEL,
+        summary=_cut(summary) if summary else None,
+    )
+    return result
+
+
+def _cut(text: str) -> str:
+    return text.encode("utf-8")[:SUMMARY_BYTES].decode("utf-8", errors="ignore")
