@@ -1,0 +1,206 @@
+"""A forked child that runs foreign code: it reports over a pipe with a token, its output is kept as a bounded tail."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from .host import Host, set_dumpable
+
+TAIL_BYTES = 16 * 1024
+_LINE_LIMIT = 8 * 1024 * 1024
+_POLL_S = 0.05
+
+
+class BrokenReport(Exception):
+    """Something other than our reporter wrote to the pipe."""
+
+
+class Reporter:
+    """The child's end. The token keeps blind writes to the descriptor from being read as reports."""
+
+    def __init__(self, descriptor: int, token: str) -> None:
+        self._descriptor, self._token, self._owner = descriptor, token, os.getpid()
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        if os.getpid() != self._owner:
+            return  # a test forked and its copy of pytest runs on
+        data = f"{self._token} {json.dumps({'event': event, **fields})}\n".encode()
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+
+class Child:
+    """The supervisor's end. ``next`` gives reports in order, then how the process ended."""
+
+    def __init__(self, pid: int, reports: int, output: int, token: str) -> None:
+        self.pid = pid
+        self.status: int | None = None
+        """Exit code, negative for a signal; None while it runs."""
+        self.tail = b""
+        self._reports, self._output, self._token = reports, output, token
+        self._buffer = b""
+        self._pending: list[dict[str, Any]] = []
+        self._open = {reports, output}
+
+    @classmethod
+    def fork(cls, host: Host, main: Callable[[Reporter], int]) -> Child:
+        """Run ``main`` in a new session of its own; it never returns into the caller's code."""
+        reports, report_end = os.pipe()
+        output, output_end = os.pipe()
+        token = os.urandom(16).hex()
+        pid = os.fork()
+        if pid == 0:
+            code = 70
+            try:
+                _become_child(host, (reports, output), output_end)
+                code = main(Reporter(report_end, token))
+            except BaseException:  # noqa: BLE001  whatever foreign code raises ends here, with its text in the tail
+                traceback.print_exc()
+            finally:
+                _leave(code)
+        os.close(report_end)
+        os.close(output_end)
+        os.set_blocking(reports, False)
+        os.set_blocking(output, False)
+        return cls(pid, reports, output, token)
+
+    def next(self, deadline: float) -> dict[str, Any] | None:
+        """The next report; None once the child has ended and all its reports were read.
+
+        Raises:
+            TimeoutError: the deadline (``time.monotonic``) passed first.
+            BrokenReport: a line without the token, or one that is not JSON.
+        """
+        while not self._pending:
+            if self.status is not None:
+                self._drain()
+                return self._pending.pop(0) if self._pending else None
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            # A grandchild may hold the pipes open for ever, so the end of the child is asked for as well.
+            if self._open:
+                for descriptor in select.select(list(self._open), [], [], min(left, _POLL_S))[0]:
+                    self._read(descriptor)
+            else:
+                time.sleep(min(left, 0.005))
+            if not self._pending:
+                self._reap()
+        return self._pending.pop(0)
+
+    def kill(self) -> None:
+        """Kill the child and everything that it started, however it detached itself."""
+        if self.status is None:
+            _kill(self.pid)
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        kill_descendants()
+
+    def close(self) -> None:
+        self.kill()
+        self._drain()
+        for descriptor in (self._reports, self._output):
+            os.close(descriptor)
+
+    def _reap(self) -> None:
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid:
+            self.status = os.waitstatus_to_exitcode(status)
+
+    def _drain(self) -> None:
+        for descriptor in list(self._open):
+            while descriptor in self._open and self._read(descriptor):
+                pass
+
+    def _read(self, descriptor: int) -> bool:
+        """Read what is there; False when nothing was."""
+        try:
+            data = os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._open.discard(descriptor)
+            return False
+        if descriptor == self._output:
+            self.tail = (self.tail + data)[-TAIL_BYTES:]
+        else:
+            self._split(data)
+        return True
+
+    def _split(self, data: bytes) -> None:
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        if len(self._buffer) > _LINE_LIMIT:
+            raise BrokenReport("a report without end")
+        for line in lines:
+            token, _, document = line.partition(b" ")
+            if token != self._token.encode():
+                raise BrokenReport("the report's descriptor was written by foreign code")
+            self._pending.append(json.loads(document))
+
+
+def kill_descendants() -> None:
+    """Kill every process below this one. We are their subreaper, so a double fork or setsid hides none."""
+    for _ in range(100):
+        children = _descendants()
+        if not children:
+            return
+        for pid in children:
+            _kill(pid)
+        while True:
+            try:
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    break
+            except ChildProcessError:
+                break
+        time.sleep(0.005)
+
+
+def _descendants() -> list[int]:
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    parents[int(name)] = int(file.read().rsplit(b")", 1)[1].split()[1])
+            except OSError:
+                continue
+    found, ours = [os.getpid()], os.getpid()
+    for pid in found:
+        found.extend(child for child, parent in parents.items() if parent == pid)
+    return [pid for pid in found if pid != ours]
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _become_child(host: Host, parents_ends: tuple[int, ...], output_end: int) -> None:
+    os.setsid()
+    host.close_in_child()
+    for descriptor in parents_ends:
+        os.close(descriptor)
+    os.dup2(output_end, 1)
+    os.dup2(output_end, 2)
+    os.close(output_end)
+    # Not dumpable hides /proc/self from a test that looks at its own descriptors or maps.
+    set_dumpable(True)
+
+
+def _leave(code: int) -> None:
+    # Neither exit handlers nor threads that the tests left behind get another turn.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+    os._exit(code)

@@ -1,0 +1,102 @@
+"""The pytest plugin that tells the supervisor what happens."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from .child import Reporter
+from .target import Target
+
+_CHUNK = 200
+_DETAIL_CHARS = 4_000
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a later child leaves out: ids that have an outcome, files that broke collection."""
+
+    done: frozenset[str]
+    broken_files: frozenset[str]
+
+
+class Reporting:
+    """Events: ``collecting``, ``collected``, ``file`` (error or skip), ``start``, ``phase``, ``done``, ``outside``."""
+
+    def __init__(self, target: Target, selection: Selection, report: Reporter) -> None:
+        self._target, self._selection, self._report = target, selection, report
+        self._modules_seen = 0
+
+    def pytest_ignore_collect(self, collection_path: Any, config: Any) -> bool | None:
+        try:
+            name = collection_path.relative_to(config.rootpath).as_posix()
+        except ValueError:
+            return None
+        return True if name in self._selection.broken_files else None
+
+    def pytest_collectstart(self, collector: Any) -> None:
+        self._report("collecting", id=text(collector.nodeid))
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.outcome != "passed":
+            outcome = "skipped" if report.outcome == "skipped" else "error"
+            self._report("file", id=text(report.nodeid or "."), outcome=outcome, detail=_detail(report))
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        if self._selection.done:
+            items[:] = [item for item in items if text(item.nodeid) not in self._selection.done]
+
+    def pytest_collection_finish(self, session: Any) -> None:
+        ids = [text(item.nodeid) for item in session.items]
+        for start in range(0, len(ids), _CHUNK):
+            self._report("items", ids=ids[start : start + _CHUNK])
+        self._report("collected")
+        self._check_origins()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._report("start", id=text(nodeid))
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        outcome = report.outcome
+        if outcome not in ("passed", "failed", "skipped"):
+            return  # e.g. "rerun" of a plugin: another report follows
+        fields: dict[str, Any] = {"detail": _detail(report)} if outcome == "failed" else {}
+        if type(report).__name__ == "SubtestReport":
+            fields["sub"] = True
+        self._report(
+            "phase", id=text(report.nodeid), when=report.when, outcome=outcome, xfail=hasattr(report, "wasxfail"), **fields
+        )
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._check_origins()
+        self._report("done", id=text(nodeid))
+
+    def pytest_sessionfinish(self) -> None:
+        self._modules_seen = 0
+        self._check_origins()
+
+    def _check_origins(self) -> None:
+        if len(sys.modules) == self._modules_seen:
+            return
+        self._modules_seen = len(sys.modules)
+        found = self._target.outside(list(sys.modules))
+        if found:
+            self._report("outside", modules=found[:20])
+
+    pytest_ignore_collect.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
+    pytest_collection_modifyitems.pytest_impl = {"trylast": True}  # type: ignore[attr-defined]
+    pytest_runtest_logstart.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
+    pytest_runtest_logfinish.pytest_impl = {"trylast": True}  # type: ignore[attr-defined]
+
+
+def text(value: str) -> str:
+    """An id as valid Unicode: a lone surrogate becomes its escape, so that ids can be hashed."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _detail(report: Any) -> str:
+    try:
+        return text(str(report.longreprtext if hasattr(report, "longreprtext") else report.longrepr))[-_DETAIL_CHARS:]
+    except Exception as error:  # noqa: BLE001  foreign __str__ and __repr__ run here
+        return f"no text: {type(error).__name__}"
