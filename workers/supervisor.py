@@ -121,7 +121,7 @@ class Supervisor:
 
     def _start_all(self) -> None:
         ports = choose_ports(self._home, self._settings.temporal_port)
-        temporal, opa = locate("temporal"), locate("opa")
+        temporal, opa = locate("temporal", make=False), locate("opa", make=False)
         bundle = build_bundle(opa.path, self._home.run / "policy.tar.gz")
         token = _token(self._home.run / "opa-token")
         self._state = FabricState(

@@ -1,0 +1,26 @@
+"""A real fabric in a throw-away home: Temporal, OPA, worker and sandbox, started and stopped here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import Fabric
+
+
+@pytest.fixture(scope="session")
+def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
+    home = Path(tempfile.mkdtemp(prefix="gen4-e2e-home-"))
+    repositories = tmp_path_factory.mktemp("repositories")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GEN4_") or key == "GEN4_CACHE"}
+    made = Fabric(home / "gen4", repositories, kept | {"GEN4_HOME": str(home / "gen4"), "GEN4_REPOSITORY_ROOTS": str(repositories)})
+    up = made.gen4("up", "--json")
+    assert up.code == 0, up.err
+    yield made
+    made.gen4("down")
+    shutil.rmtree(home, ignore_errors=True)
