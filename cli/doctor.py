@@ -1,0 +1,135 @@
+"""``gen4 doctor``: every tool, backend and limit with version, source and, if something is missing, what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import typer
+from temporalio.service import __version__ as sdk_version
+
+from activities.kernel.sandbox.backends import BACKENDS, open_backend
+from activities.kernel.sandbox.rootfs import RootFilesystems
+from activities.record.home import Home
+from cli.fabric import Json
+from cli.output import emit, show
+from schemas.error import Gen4Error
+from workers import fabric
+from workers.settings import Settings, read_settings
+from workers.toolchain import locate
+
+State = Literal["ok", "missing", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ``remedy`` says what to do; empty when nothing has to be done."""
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def doctor(as_json: Json = False) -> None:
+        """Say what this machine has, where it comes from, and what to do about what is missing.
+
+        Exit code 0: a remediation can run here; 3: it cannot, and the report says what to do.
+        """
+        findings = list(examine(read_settings()))
+        if as_json:
+            emit({"ok": runnable(findings), "findings": [asdict(finding) for finding in findings]})
+        else:
+            for finding in findings:
+                show(f"{'✓' if finding.state == 'ok' else '✗' if finding.state == 'missing' else '·'} {finding.name:<14} {finding.detail}")
+                if finding.remedy:
+                    show(f"{'':<17}→ {finding.remedy}")
+        raise typer.Exit(0 if runnable(findings) else 3)
+
+
+def runnable(findings: list[Finding]) -> bool:
+    """Everything is there; of the sandbox backends one is enough."""
+    backends = [finding for finding in findings if finding.name in BACKENDS]
+    others = [finding for finding in findings if finding.name not in BACKENDS]
+    return all(finding.state != "missing" for finding in others) and any(finding.state == "ok" for finding in backends)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{sys.version.split()[0]} ({sys.executable})")
+    yield Finding("temporalio", "ok", f"SDK {sdk_version}")
+    yield from _tools()
+    yield from _programs()
+    yield from _home(settings)
+    yield from _sandbox(settings)
+    yield from _fabric(settings)
+    yield Finding(
+        "assurance", "note", "single_operator: requester, signer and approver are one user; the embedded server has no authorizer, "
+        "so whoever reaches its loopback port can start, signal and reset (approvals need a signature all the same)",
+    )  # fmt: skip
+
+
+def _tools() -> Iterator[Finding]:
+    for name in ("temporal", "opa"):
+        try:
+            tool = locate(name, make=False)
+            yield Finding(name, "ok", f"{tool.version} from {tool.source}: {tool.path} (sha256 {tool.sha256[:12]}…)")
+        except Gen4Error as error:
+            yield Finding(name, "missing", error.message, error.remedy)
+
+
+def _programs() -> Iterator[Finding]:
+    for program, argv, package in (
+        ("git", ["git", "--version"], "git"), ("ssh-keygen", None, "openssh-client"),
+    ):  # fmt: skip
+        path = shutil.which(program)
+        if path is None:
+            yield Finding(program, "missing", "not on PATH", f"apt-get install {package}")
+            continue
+        version = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip() if argv else ""
+        yield Finding(program, "ok", f"{version} ({path})".strip())
+
+
+def _home(settings: Settings) -> Iterator[Finding]:
+    try:
+        yield Finding("home", "ok", f"{Home.open(settings.home).root} (mode 0700, own user)")
+    except Gen4Error as error:
+        yield Finding("home", "missing", error.message, error.remedy)
+    roots = os.pathsep.join(str(root) for root in settings.repository_roots)
+    yield Finding("repositories", "note", f"local ones under {roots}; hosts: {', '.join(settings.repository_hosts) or 'none'}")
+
+
+def _sandbox(settings: Settings) -> Iterator[Finding]:
+    try:
+        root = RootFilesystems(settings.cache).current(build=False)
+        yield Finding("rootfs", "ok", f"{root.digest[:19]}… ({root.path})")
+    except Gen4Error as error:
+        yield Finding("rootfs", "missing", error.message, error.remedy)
+        return
+    for name in BACKENDS:
+        try:
+            backend = open_backend(name)
+            facts = backend.facts()
+            bad = [probe for probe in backend.probe(root) if not probe.ok]
+        except Gen4Error as error:
+            yield Finding(name, "missing", error.message, error.remedy)
+            continue
+        limits = ", ".join(f"{limit} by {how}" for limit, how in sorted(facts.enforcement.items()))
+        if bad:
+            yield Finding(name, "missing", "; ".join(f"probe {probe.name} failed: {probe.detail}" for probe in bad), "use another backend")
+        else:
+            yield Finding(name, "ok", f"{facts.version}; limits: {limits}")
+
+
+def _fabric(settings: Settings) -> Iterator[Finding]:
+    try:
+        state = fabric.running(Home(settings.home))
+    except Gen4Error:
+        return
+    yield Finding("fabric", "note", f"running at {state.temporal_address}, UI {state.ui_url}" if state else "not running", "" if state else "gen4 up")
