@@ -18,7 +18,8 @@ setup: $(STAMP)
 demo: setup
 	@$(BIN)/python -m cli.demo
 
-test: setup
+test: $(STAMP)
+	@$(BIN)/python -m workers.setup --for-tests
 	@$(BIN)/python -m pytest
 
 lint: $(STAMP)
@@ -34,7 +35,10 @@ up: setup
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is not on PATH: apt-get install python3 python3-venv" >&2; exit 3; }
-	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { echo "no venv: apt-get install python3-venv" >&2; exit 3; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		{ apt-get install -qq --yes python3-venv >/dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --yes python3-venv >/dev/null; }; }; } || \
+		{ echo "Python has no venv: sudo apt-get install python3-venv" >&2; exit 3; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	@echo "setup: Python packages"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
