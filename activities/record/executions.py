@@ -1,0 +1,78 @@
+"""Execution rows: which session, phase and person a workflow run belongs to (design "The gate")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from activities.record.store import Store, now_ms
+from activities.record.tables import EXECUTION
+from schemas.error import Refused
+from schemas.model import Payload
+from schemas.task import Phase
+
+
+class ExecutionRow(Payload):
+    """Made once, from the server's record of the start; never changed."""
+
+    tenant_id: str
+    workflow_id: str
+    run_id: str
+    first_run_id: str
+    parent_workflow_id: str | None = None
+    parent_run_id: str | None = None
+    session_id: str
+    trace_id: str
+    task_id: str
+    principal_id: str
+    phase: Phase
+    generation: int
+    reset: bool
+
+
+class ExecutionRows:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get(self, tenant_id: str, workflow_id: str, run_id: str) -> ExecutionRow | None:
+        return self._store.read(lambda connection: _find(connection, tenant_id, workflow_id, run_id))
+
+    def put(self, row: ExecutionRow, connection: Connection | None = None) -> ExecutionRow:
+        """Insert if absent and return what is stored.
+
+        Raises:
+            Refused: ID_CONFLICT when the run is recorded with other facts.
+        """
+
+        def run(transaction: Connection) -> ExecutionRow:
+            stored = _find(transaction, row.tenant_id, row.workflow_id, row.run_id)
+            if stored is None:
+                transaction.execute(EXECUTION.insert().values(**row.model_dump(), version="1", created_at_ms=now_ms()))
+                return row
+            if stored != row:
+                raise Refused("ID_CONFLICT", f"run {row.run_id} of {row.workflow_id} is recorded with other facts")
+            return stored
+
+        return run(connection) if connection is not None else self._store.write(run)
+
+    def of_session(self, tenant_id: str, session_id: str) -> list[ExecutionRow]:
+        """All runs of a session, oldest first."""
+        query = (
+            select(EXECUTION)
+            .where(EXECUTION.c.tenant_id == tenant_id, EXECUTION.c.session_id == session_id)
+            .order_by(EXECUTION.c.created_at_ms)
+        )
+        return [_row(row) for row in self._store.read(lambda connection: connection.execute(query).all())]
+
+
+def _find(connection: Connection, tenant_id: str, workflow_id: str, run_id: str) -> ExecutionRow | None:
+    query = select(EXECUTION).where(
+        EXECUTION.c.tenant_id == tenant_id, EXECUTION.c.workflow_id == workflow_id, EXECUTION.c.run_id == run_id
+    )
+    row = connection.execute(query).first()
+    return None if row is None else _row(row)
+
+
+def _row(row: Row[Any]) -> ExecutionRow:
+    return ExecutionRow.model_validate(dict(row._mapping))
