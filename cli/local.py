@@ -29,17 +29,17 @@ class LocalStore:
     executions: ExecutionRows
 
     def pending_approvals(self) -> list[ApprovalRequest]:
-        return list(Approvals(self.store).pending(self.tenant_id))
+        return [stored.request for stored in Approvals(self.store).pending(self.tenant_id)]
 
     def approval(self, approval_id: str) -> ApprovalRequest:
         found = Approvals(self.store).get(self.tenant_id, approval_id)
         if found is None:
             raise InputError("UNKNOWN_APPROVAL", f"no request {approval_id}", "list them with `gen4 approvals`")
-        return found
+        return found.request
 
     def find_approval(self, prefix: str) -> ApprovalRequest:
-        """Raises InputError when none or several pending requests start with ``prefix``."""
-        found = [item for item in self.pending_approvals() if item.action_digest.removeprefix("sha256:").startswith(prefix)]
+        """Raises InputError when none or several requests start with ``prefix``."""
+        found = [stored.request for stored in Approvals(self.store).find(self.tenant_id, prefix)]
         if len(found) != 1:
             raise InputError("UNKNOWN_APPROVAL", f"{len(found)} pending requests match", "give the workflow id")
         return found[0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from activities.evidence.trust import load_trust
+from activities.evidence.keys import TRUST_FILE, load_trust
 from activities.evidence.verification import verify_bundle
 from cli.local import LocalStore
 from schemas.approval import ApprovalRequest
@@ -37,7 +37,7 @@ class Review:
 def review(request: ApprovalRequest, local: LocalStore) -> Review:
     action = request.action
     bundle = bundle_directory(local, action.bundle_digest)
-    report = verify_bundle(bundle, load_trust(local.home.root / "trust.json"), objects=local.objects)
+    report = verify_bundle(bundle, load_trust(local.home.keys / TRUST_FILE), objects=local.objects)
     commit = local.objects.commit(action.commit_id)
     checks = {
         "the action digest is that of the action": action.digest == request.action_digest,

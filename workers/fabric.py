@@ -12,11 +12,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from activities.record.home import Home
 from schemas.error import InfrastructureError
 from schemas.model import Payload
 from workers.settings import Settings
+
+ENDPOINTS, OPA_TOKEN = "endpoints.json", "opa-token"
+"""Files in ``run/`` by which the supervisor tells the worker where everything is."""
+WORKER_READY, WORKER_REFUSED = "worker.json", "worker-refused.txt"
+"""Files in ``run/`` by which the worker tells the supervisor that it polls, or why it must not start."""
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -45,8 +51,6 @@ class FabricState(Payload):
         return self.ui_url + UI_START_FORM.format(namespace=self.namespace)
 
     def workflow_link(self, workflow_id: str) -> str:
-        from urllib.parse import quote
-
         return f"{self.ui_url}/namespaces/{self.namespace}/workflows/{quote(workflow_id, safe='')}"
 
 
@@ -162,9 +166,13 @@ def settings_environment(settings: Settings) -> dict[str, str]:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
+    write_private(path, json.dumps(document))
+
+
+def write_private(path: Path, text: str) -> None:
     """Atomically, readable by the owner only."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as handle:
-        json.dump(document, handle)
+        handle.write(text)
     temporary.rename(path)

@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -22,10 +21,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from activities.policy.bundle import build_bundle, opa_argv
+from activities.policy.bundle import build_bundle, opa_argv, opa_environment, write_credentials
 from activities.record.home import Home
 from schemas.error import InfrastructureError
-from workers.fabric import FabricState, lock_path, settings_environment, state_path, write_json
+from workers.fabric import (
+    ENDPOINTS,
+    OPA_TOKEN,
+    WORKER_READY,
+    WORKER_REFUSED,
+    FabricState,
+    lock_path,
+    settings_environment,
+    state_path,
+    write_json,
+    write_private,
+)
 from workers.settings import Settings, read_settings
 from workers.toolchain import locate
 
@@ -123,17 +133,18 @@ class Supervisor:
         ports = choose_ports(self._home, self._settings.temporal_port)
         temporal, opa = locate("temporal", make=False), locate("opa", make=False)
         bundle = build_bundle(opa.path, self._home.run / "policy.tar.gz")
-        token = _token(self._home.run / "opa-token")
+        credentials = self._home.run / "opa-credentials"
+        write_private(self._home.run / OPA_TOKEN, write_credentials(credentials))
         self._state = FabricState(
             pid=os.getpid(), temporal_address=f"127.0.0.1:{ports['temporal']}", ui_url=f"http://127.0.0.1:{ports['ui']}",
             opa_url=f"http://127.0.0.1:{ports['opa']}", policy_digest=bundle.digest, namespace=self._settings.namespace,
             home=str(self._settings.home), repository_roots=tuple(str(root) for root in self._settings.repository_roots),
             sandbox=self._settings.sandbox,
         )  # fmt: skip
-        write_json(self._home.run / "endpoints.json", self._state.model_dump(mode="json"))
+        write_json(self._home.run / ENDPOINTS, self._state.model_dump(mode="json"))
         self._children = [
             self._child("temporal", temporal_argv(temporal.path, self._home, ports, self._settings.namespace), _listens(ports["temporal"])),
-            self._child("opa", opa_argv(opa.path, bundle, ports["opa"], token), _healthy(ports["opa"])),
+            self._child("opa", list(opa_argv(opa.path, bundle, credentials, ports["opa"])), _healthy(ports["opa"])),
             self._child("worker", [sys.executable, "-m", "workers.worker"], self._worker_ready),
         ]
         for child in self._children:
@@ -142,10 +153,12 @@ class Supervisor:
             self._await(child)
 
     def _child(self, name: str, argv: list[str], ready: Callable[[], bool]) -> Child:
-        scrubbed = {key: value for key, value in os.environ.items() if key in _KEPT or name == "worker"}
-        if name == "worker":
-            scrubbed |= settings_environment(self._settings)
-        return Child(name, argv, scrubbed, ready, self._home.logs / f"{name}.log")
+        environments = {
+            "temporal": {key: value for key, value in os.environ.items() if key in _KEPT},
+            "opa": opa_environment(),
+            "worker": dict(os.environ) | settings_environment(self._settings),
+        }
+        return Child(name, argv, environments[name], ready, self._home.logs / f"{name}.log")
 
     def _await(self, child: Child) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -153,19 +166,18 @@ class Supervisor:
             if self._stopping:
                 return
             if child.dead():
-                # The worker cannot connect before Temporal answers; it is allowed to try again.
-                if child.name != "worker" or time.monotonic() > deadline:
-                    raise InfrastructureError(
-                        "FABRIC_START_FAILED", f"{child.name} ended at once: {_tail(child.log)}", f"see {child.log}"
-                    )
-                child.start()
+                raise InfrastructureError("FABRIC_START_FAILED", f"{child.name} ended at once: {self._reason(child)}", f"see {child.log}")
             if time.monotonic() > deadline:
                 raise InfrastructureError("FABRIC_START_FAILED", f"{child.name} does not answer", f"see {child.log}")
             time.sleep(0.05)
 
+    def _reason(self, child: Child) -> str:
+        refused = self._home.run / WORKER_REFUSED
+        return refused.read_text() if child.name == "worker" and refused.exists() else _tail(child.log)
+
     def _worker_ready(self) -> bool:
         try:
-            document = json.loads((self._home.run / "worker.json").read_bytes())
+            document = json.loads((self._home.run / WORKER_READY).read_bytes())
         except (FileNotFoundError, ValueError):
             return False
         worker = self._children[-1]
@@ -197,7 +209,7 @@ class Supervisor:
 
 
 _KEPT = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TZ"})
-"""What Temporal and OPA get of the environment: a policy can read OPA's whole environment."""
+"""What Temporal gets of the environment."""
 
 
 def temporal_argv(binary: Path, home: Home, ports: dict[str, int], namespace: str) -> list[str]:
@@ -240,13 +252,6 @@ def _any_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _token(path: Path) -> Path:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as handle:
-        handle.write(secrets.token_urlsafe(32))
-    return path
 
 
 def _listens(port: int) -> Callable[[], bool]:

@@ -1,0 +1,114 @@
+"""``python -m workers.worker``: one process that polls the workflow queue and every activity pool of this home.
+
+Each pool has its own queue and slots, so that pools can become processes with their own credentials without a change
+to workflows. All activities pass the gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.kernel.gate import Gate
+from activities.record.home import Home
+from schemas.capability import WORKFLOW_QUEUE, Pool, queue_of
+from schemas.error import Gen4Error, InfrastructureError
+from workers.client import connect
+from workers.fabric import ENDPOINTS, WORKER_READY, WORKER_REFUSED, FabricState, write_json, write_private
+from workers.ports import Ports, open_ports
+from workers.registration import activities_of, check_registration, served_by
+from workers.settings import Settings, read_settings
+from workflows import PASSTHROUGH, WORKFLOWS
+
+SLOTS: dict[Pool, int] = {"stable": 8, "adaptive": 2, "forge": 2, "signing": 1}
+"""Activities at once, per pool. Adaptive ones keep a core busy each, in a sandbox."""
+
+CACHED_WORKFLOWS = 200
+"""A cached workflow holds about 20 KiB."""
+
+GRACE = timedelta(seconds=10)
+CONNECT_TIMEOUT_S = 30.0
+REFUSED_EXIT_CODE = 78
+"""EX_CONFIG: starting again will not help; the supervisor shows why."""
+
+
+async def serve(settings: Settings) -> None:
+    """Poll until SIGTERM, then let running activities end."""
+    home = Home.open(settings.home)
+    endpoints = FabricState.model_validate_json((home.run / ENDPOINTS).read_bytes())
+    client = await _connected(endpoints)
+    ports = await asyncio.to_thread(open_ports, settings, home, endpoints)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        for worker in workers(client, ports, settings):
+            await stack.enter_async_context(worker)
+        write_json(home.run / WORKER_READY, {"pid": os.getpid()})
+        await stop.wait()
+
+
+def workers(client: Client, ports: Ports, settings: Settings) -> Iterator[Worker]:
+    """One for workflows, one per pool."""
+    yield Worker(
+        client, task_queue=WORKFLOW_QUEUE, workflows=WORKFLOWS, workflow_runner=workflow_runner(),
+        max_cached_workflows=CACHED_WORKFLOWS, graceful_shutdown_timeout=GRACE, disable_eager_activity_execution=True,
+    )  # fmt: skip
+    for pool, slots in SLOTS.items():
+        check_registration(ports.implementers, pool, ports.known_to_policy)
+        gate = Gate(
+            client=client, store=ports.store, policy=ports.policy, tenant_id=settings.tenant, operator_id=ports.operator_id,
+            served=served_by(pool),
+        )  # fmt: skip
+        yield Worker(
+            client, task_queue=queue_of(pool), activities=activities_of(ports.implementers, pool), interceptors=[gate],
+            activity_executor=ThreadPoolExecutor(slots, thread_name_prefix=pool), max_concurrent_activities=slots,
+            graceful_shutdown_timeout=GRACE,
+        )  # fmt: skip
+
+
+def workflow_runner() -> SandboxedWorkflowRunner:
+    """Workflows are sandboxed; contracts and canonical bytes pass through (pure, and checked by a test of their imports)."""
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSTHROUGH))
+
+
+async def _connected(endpoints: FabricState) -> Client:
+    """Temporal starts at the same time as we do."""
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    while True:
+        try:
+            return await connect(endpoints.temporal_address, endpoints.namespace)
+        except InfrastructureError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+
+
+def main() -> int:
+    settings = read_settings()
+    refused = Home.open(settings.home).run / WORKER_REFUSED
+    refused.unlink(missing_ok=True)
+    try:
+        asyncio.run(serve(settings))
+    except Gen4Error as error:
+        write_private(refused, str(error))
+        print(error, file=sys.stderr, flush=True)
+        return REFUSED_EXIT_CODE
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)
