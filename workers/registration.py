@@ -41,7 +41,9 @@ def served_by(pool: Pool) -> frozenset[str]:
     return frozenset(capability.id for capability in CAPABILITIES.values() if capability.pool == pool)
 
 
-def check_registration(implementers: Iterable[object], pool: Pool, known_to_policy: frozenset[str] | None = None) -> dict[str, Method]:
+def check_registration(
+    implementers: Iterable[object], pool: Pool, known_to_policy: frozenset[str] | None = None
+) -> dict[str, Method]:
     """The implementing method of every capability of ``pool``, by id; implementations for other pools are left out.
 
     Args:

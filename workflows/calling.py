@@ -10,7 +10,8 @@ from temporalio.common import RetryPolicy
 from schemas.capability import Capability, In, Out, queue_of
 
 RETRY = RetryPolicy(
-    initial_interval=timedelta(milliseconds=500), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=10), maximum_attempts=0
+    initial_interval=timedelta(milliseconds=500), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=10),
+    maximum_attempts=0,
 )
 """Unlimited: what must not be tried again is marked non-retryable by the gate, everything else is an outage."""
 
@@ -18,7 +19,9 @@ SUMMARY_BYTES = 200
 """What the server documents as the longest summary."""
 
 
-async def call(capability: Capability[In, Out], request: In, *, summary: str | None = None, timeout: timedelta | None = None) -> Out:
+async def call(
+    capability: Capability[In, Out], request: In, *, summary: str | None = None, timeout: timedelta | None = None
+) -> Out:
     """Run ``capability`` on its pool.
 
     Args:

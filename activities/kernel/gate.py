@@ -1,0 +1,383 @@
+"""The gate: the one interceptor through which every activity passes, also those that nobody registered (design "The gate").
+
+Order of one attempt: gather facts and check them one by one → a finished effect is returned, not repeated → decision
+event → run → outcome of the effect → receipt event. Nothing runs while the store or the policy engine is down; that is
+an outage and retried. A refusal is an event and final. Store and policy are asked from threads, never on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import Connection
+from temporalio import activity
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError, is_cancelled_exception
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+from activities.kernel.acting import Acting, as_acting
+from activities.kernel.admission import CHECKS, Call, Fact, Refusal
+from activities.kernel.identity import Started, heir_row, keys_of, predecessor, root_row
+from activities.kernel.judging import PolicyPort
+from activities.kernel.outcome import MESSAGE_CHARS, Outcome, is_effect, of_error, of_result
+from activities.record.approvals import Approvals, StoredApproval
+from activities.record.chain import EventChain
+from activities.record.effects import Effects, StoredReceipt
+from activities.record.executions import ExecutionRow, ExecutionRows
+from activities.record.store import Store
+from schemas.capabilities import CAPABILITIES
+from schemas.capability import Capability
+from schemas.error import Gen4Error, InfrastructureError, Refused
+from schemas.event import Actor, EventDraft, EventKind
+from schemas.policy import PolicyDecision
+from schemas.request import explain
+
+T = TypeVar("T")
+
+MAX_LINEAGE = 100
+"""Longest chain of parents and continued runs that is read back for a run whose row is missing."""
+
+UNEXPECTED_ATTEMPTS = 5
+"""After so many attempts an error that nobody foresaw is final: it is a defect, and waiting does not mend it."""
+
+RPC_TIMEOUT = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class Gate(Interceptor):
+    """One per worker process.
+
+    Args:
+        client: the client of the worker; its namespace is the tenant's.
+        operator_id: principal of every root execution (embedded: the local operator).
+        served: ids of the capabilities that this worker implements.
+    """
+
+    client: Client
+    store: Store
+    policy: PolicyPort
+    tenant_id: str
+    operator_id: str
+    served: frozenset[str]
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Gated(next, self)
+
+
+class _Gated(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, gate: Gate) -> None:
+        super().__init__(next)
+        self._gate = gate
+        self._chain = EventChain(gate.store)
+        self._effects = Effects(gate.store)
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        info = activity.info()
+        inquiry = _Inquiry(self._gate, info, list(input.args))
+        call = Call(activity_type=info.activity_type, workflow_type=info.workflow_type)
+        for check in CHECKS:
+            call = await inquiry.gather(call, check.needs)
+            if refusal := check.judge(call):
+                await self._refuse(call, _who(self._gate, info, call.row), refusal)
+        if call.capability is None or call.request is None:
+            raise AssertionError("the checks let a call through that is not known")
+        input.args = [call.request]
+        return await self._run(call, call.capability, _who(self._gate, info, call.row), input)
+
+    async def _refuse(self, call: Call, who: Acting, refusal: Refusal) -> NoReturn:
+        payload = {
+            "decision": "blocked", "check_no": refusal.check_no, "code": refusal.code, "reason": refusal.message,
+            "activity_type": call.activity_type[:MESSAGE_CHARS], **_policy_digest(call),
+        }  # fmt: skip
+        await _in_thread("STORE_UNAVAILABLE", lambda: self._record(None, call, who, "gate.decision", payload))
+        raise _failure(refusal.code, refusal.message, refusal.remedy, retryable=False)
+
+    async def _run(self, call: Call, capability: Capability[Any, Any], who: Acting, input: ExecuteActivityInput) -> Any:
+        decision = {"decision": "allow", "check_no": CHECKS[-1].number, "code": "ALLOW", **_policy_digest(call)}
+        if is_effect(capability):
+            stored = await _in_thread("STORE_UNAVAILABLE", lambda: self._begin(call, capability, who, decision))
+            if stored is not None:
+                return capability.output.model_validate_json(stored.result_json or "")
+            decision = {}
+        started = time.monotonic()
+        try:
+            with as_acting(who):
+                outcome = of_result(capability, await self.next.execute_activity(input))
+        except BaseException as error:
+            outcome = of_error(capability, error, cancelled=_is_cancelled(error))
+        receipt = {**decision, **outcome.receipt, "latency_ms": round((time.monotonic() - started) * 1000)}
+        settling = _in_thread("STORE_UNAVAILABLE", lambda: self._settle(call, capability, who, outcome, receipt))
+        try:
+            await asyncio.shield(settling)
+        except (ApplicationError, asyncio.CancelledError):
+            if not outcome.cancelled:
+                raise
+        return _conclude(outcome, who)
+
+    def _begin(
+        self, call: Call, capability: Capability[Any, Any], who: Acting, decision: dict[str, Any]
+    ) -> StoredReceipt | None:
+        """Decision and start of the effect in one transaction; or the receipt of the effect if it is done already."""
+
+        def both(connection: Connection) -> StoredReceipt | None:
+            stored = self._effects.begin(who, capability.id, connection)
+            if stored is None:
+                self._record(connection, call, who, "gate.decision", decision)
+            else:
+                payload = {**decision, "outcome": stored.outcome, "stored": True, "done_by": stored.attempt_key}
+                self._record(connection, call, who, "task.receipt", payload)
+            return stored
+
+        return self._gate.store.write(both)
+
+    def _settle(
+        self, call: Call, capability: Capability[Any, Any], who: Acting, outcome: Outcome, receipt: dict[str, Any]
+    ) -> None:
+        def both(connection: Connection) -> None:
+            if is_effect(capability):
+                self._effects.finish(who, capability.id, outcome.name, outcome.result_json, connection)
+            self._record(connection, call, who, "task.receipt", receipt)
+
+        self._gate.store.write(both)
+
+    def _record(
+        self, connection: Connection | None, call: Call, who: Acting, kind: EventKind, payload: dict[str, Any]
+    ) -> None:
+        draft = EventDraft(
+            kind=kind,
+            task_id=who.keys.task_id,
+            capability_id=call.capability.id if call.capability else None,
+            version=call.capability.version if call.capability else "1",
+            idempotency_key=f"{who.attempt_key}/{kind}",
+            payload={
+                **payload, "phase": call.row.phase if call.row else "none", "workflow_id": who.workflow_id,
+                "run_id": who.run_id, "effect_key": who.effect_key, "attempt": who.attempt,
+            },
+        )  # fmt: skip
+        try:
+            self._chain.append(who.keys, who.actor, draft, connection=connection)
+        except Refused:
+            # An operator may reset an activity, and then its attempts count from one again.
+            again = draft.model_copy(update={"idempotency_key": f"{draft.idempotency_key}/{time.time_ns()}"})
+            self._chain.append(who.keys, who.actor, again, connection=connection)
+
+
+class _Inquiry:
+    """Gathers the facts of one call, each once and only when a check needs it."""
+
+    def __init__(self, gate: Gate, info: activity.Info, arguments: list[Any]) -> None:
+        self._gate = gate
+        self._info = info
+        self._arguments = arguments
+        self._rows = ExecutionRows(gate.store)
+
+    async def gather(self, call: Call, fact: Fact) -> Call:
+        if fact in call.known:
+            return call
+        call = replace(call, known=call.known | {fact})
+        match fact:
+            case "execution":
+                return await self._execution(call)
+            case "capability":
+                return self._capability(call)
+            case "policy":
+                return replace(call, policy=await _in_thread("POLICY_UNAVAILABLE", lambda: self._ask_phase(call)))
+            case "approval":
+                return await self._approval(call)
+
+    # 1 ---------------------------------------------------------------------------------------------------------------
+
+    async def _execution(self, call: Call) -> Call:
+        info = self._info
+        if not info.workflow_id or not info.workflow_run_id:
+            return replace(call, lineage_error="the activity was not started by a workflow")
+        if info.is_local:
+            return replace(call, lineage_error="local activities leave no record of their input")
+        if info.namespace != self._gate.client.namespace:
+            return replace(call, lineage_error="the activity comes from another namespace")
+        row = await self._row(info.workflow_id, info.workflow_run_id)
+        if row is None:
+            return replace(call, lineage_error="no run of ours stands behind this call")
+        parent = None
+        if row.parent_workflow_id and row.parent_run_id:
+            parent = await self._row(row.parent_workflow_id, row.parent_run_id)
+        return replace(call, row=row, parent_phase=parent.phase if parent else "none")
+
+    async def _row(self, workflow_id: str, run_id: str, depth: int = 0) -> ExecutionRow | None:
+        tenant = self._gate.tenant_id
+        row = await _in_thread("STORE_UNAVAILABLE", lambda: self._rows.get(tenant, workflow_id, run_id))
+        if row is not None or depth > MAX_LINEAGE:
+            return row
+        started = await read_started(self._gate.client, workflow_id, run_id)
+        if started is None:
+            return None
+        before = predecessor(started)
+        source = await self._row(*before, depth + 1) if before else None
+        if before is None:
+            made = root_row(started, tenant, self._gate.operator_id)
+        else:
+            made = heir_row(started, source) if source else None
+        if made is None:
+            return None
+        return await _in_thread("STORE_UNAVAILABLE", lambda: self._keep(made, started))
+
+    def _keep(self, row: ExecutionRow, started: Started) -> ExecutionRow:
+        if started.original_run_id != started.run_id:
+            self._record_reset(row, started)
+        return self._rows.put(row)
+
+    def _record_reset(self, row: ExecutionRow, started: Started) -> None:
+        draft = EventDraft(
+            kind="execution.reset", task_id=row.task_id, idempotency_key=f"{row.run_id}/execution.reset",
+            payload={
+                "workflow_id": row.workflow_id, "run_id": row.run_id, "original_run_id": started.original_run_id,
+                "generation": row.generation,
+            },
+        )  # fmt: skip
+        chain = EventChain(self._gate.store)
+        chain.append(keys_of(row, row.tenant_id), Actor(principal_id="gen4", kind="engine"), draft)
+
+    # 4 ---------------------------------------------------------------------------------------------------------------
+
+    def _capability(self, call: Call) -> Call:
+        capability = CAPABILITIES.get(call.activity_type)
+        if capability is None:
+            return call
+        call = replace(call, capability=capability, served=capability.id in self._gate.served)
+        if len(self._arguments) != 1 or not isinstance(self._arguments[0], RawValue):
+            return replace(call, input_error=f"expected exactly one argument, a {capability.input.__name__}")
+        try:
+            request = activity.payload_converter().from_payload(self._arguments[0].payload, capability.input)
+        except ValidationError as error:
+            return replace(call, input_error=explain(error, capability.input)[:MESSAGE_CHARS])
+        except Exception as error:
+            return replace(call, input_error=f"{type(error).__name__}: the argument is not a {capability.input.__name__}")
+        return replace(call, request=request)
+
+    # 5, 9 ------------------------------------------------------------------------------------------------------------
+
+    def _ask_phase(self, call: Call) -> PolicyDecision:
+        phase = call.row.phase if call.row else "none"
+        question = {"phase": phase, "parent": call.parent_phase, "capability": call.activity_type}
+        return self._gate.policy.decide("gen4.gate", question)
+
+    async def _approval(self, call: Call) -> Call:
+        approval_id = getattr(call.request, "approval_id", None)
+        if call.capability is None or call.capability.side_effect != "irreversible" or not isinstance(approval_id, str):
+            return call
+        return replace(call, approval=await _in_thread("POLICY_UNAVAILABLE", lambda: self._ask_release(call, approval_id)))
+
+    def _ask_release(self, call: Call, approval_id: str) -> PolicyDecision | None:
+        row, request = call.row, call.request
+        stored = Approvals(self._gate.store).get(self._gate.tenant_id, approval_id)
+        if stored is None or row is None or request is None:
+            return None
+        effect = Effects(self._gate.store).get(row.tenant_id, _who(self._gate, self._info, row).effect_key)
+        question = {
+            "now_ms": time.time_ns() // 1_000_000, "resuming": effect is not None, "tenant_id": row.tenant_id,
+            "session_id": row.session_id, "request": request.model_dump(mode="json"), "approval": _approval_facts(stored),
+        }  # fmt: skip
+        return self._gate.policy.decide("gen4.release", question)
+
+
+def _approval_facts(stored: StoredApproval) -> dict[str, Any]:
+    action = stored.request.action
+    return {
+        "approval_id": stored.request.approval_id, "status": stored.request.status, "action_digest": stored.request.action_digest,
+        "computed_digest": action.digest, "deliver_by_ms": stored.deliver_by_ms, "action": action.model_dump(mode="json"),
+    }  # fmt: skip
+
+
+async def read_started(client: Client, workflow_id: str, run_id: str) -> Started | None:
+    """What the server wrote when the run began; None if it knows no such run.
+
+    Raises:
+        ApplicationError: TEMPORAL_UNAVAILABLE, retryable.
+    """
+    handle = client.get_workflow_handle(workflow_id, run_id=run_id)
+    try:
+        async for event in handle.fetch_history_events(page_size=1, rpc_timeout=RPC_TIMEOUT):
+            if event.event_type != EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+                return None
+            facts = event.workflow_execution_started_event_attributes
+            parent = facts.parent_workflow_execution
+            return Started(
+                workflow_id=workflow_id,
+                run_id=run_id,
+                workflow_type=facts.workflow_type.name,
+                original_run_id=facts.original_execution_run_id or run_id,
+                first_run_id=facts.first_execution_run_id,
+                continued_run_id=facts.continued_execution_run_id or None,
+                parent=(parent.workflow_id, parent.run_id) if parent.workflow_id else None,
+                foreign_parent=facts.parent_workflow_namespace not in ("", client.namespace),
+            )
+    except RPCError as error:
+        if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
+            return None
+        raise _failure("TEMPORAL_UNAVAILABLE", f"cannot read how the run began: {error.status.name}", retryable=True) from error
+    return None
+
+
+def _who(gate: Gate, info: activity.Info, row: ExecutionRow | None) -> Acting:
+    workflow_id, run_id = info.workflow_id or "", info.workflow_run_id or info.activity_run_id or ""
+    return Acting(
+        keys=keys_of(row, gate.tenant_id),
+        actor=Actor(principal_id=row.principal_id if row else "unknown", kind="human" if row else "engine"),
+        phase=row.phase if row else "control",
+        workflow_id=workflow_id,
+        run_id=run_id,
+        # The run id belongs to it: activity ids count from one again in a continued run.
+        effect_key=f"{workflow_id}/{run_id}/{info.activity_id}",
+        attempt_key=f"{run_id}/{info.activity_id}/{info.attempt}",
+        attempt=info.attempt,
+    )
+
+
+async def _in_thread(code: str, work: Callable[[], T]) -> T:
+    """Run blocking ``work`` off the event loop; whatever it raises is an outage of what ``code`` names."""
+    try:
+        return await asyncio.to_thread(work)
+    except InfrastructureError as error:
+        raise _failure(error.code, error.message, error.remedy, retryable=True) from error
+    except Exception as error:
+        raise _failure(code, f"{type(error).__name__}: {error}", "run `gen4 status`", retryable=True) from error
+
+
+def _failure(code: str, message: str, remedy: str = "", *, retryable: bool) -> ApplicationError:
+    text = message[:MESSAGE_CHARS]
+    detail = {"code": code, "message": text, "remedy": remedy[:MESSAGE_CHARS]}
+    return ApplicationError(f"{code}: {text}", detail, type=code, non_retryable=not retryable)
+
+
+def _conclude(outcome: Outcome, who: Acting) -> BaseModel | None:
+    """The result, or the failure as Temporal needs it: stable code as type, final unless it may pass by itself."""
+    error = outcome.error
+    match error:
+        case None:
+            return outcome.result
+        case Gen4Error():
+            raise _failure(error.code, error.message, error.remedy, retryable=error.retryable) from error
+        case ApplicationError():
+            raise error
+        case Exception() if not outcome.cancelled:
+            final = who.attempt >= UNEXPECTED_ATTEMPTS
+            raise _failure("UNEXPECTED", outcome.message, "report this defect", retryable=not final) from error
+        case _:
+            raise error
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    return isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)
+
+
+def _policy_digest(call: Call) -> dict[str, str]:
+    return {"policy_digest": call.policy.policy_digest} if call.policy else {}

@@ -1,0 +1,81 @@
+"""Who is acting, from the server's own record of how a run began. Arguments and headers are never asked (contracts §2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from activities.record.executions import ExecutionRow
+from schemas.task import Phase, TraceKeys
+
+PHASES: dict[str, Phase] = {"Remediation": "control", "Explore": "explore", "Compile": "compile", "Release": "release"}
+"""The closed list of workflow types; no other type may run anything."""
+
+UNTRACED = "untraced"
+"""Session id of the chain that keeps refusals of calls which belong to no session."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What WorkflowExecutionStarted says of a run."""
+
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    original_run_id: str
+    """The run for which the event was written: a reset copies it, so it then differs from ``run_id``."""
+    first_run_id: str
+    continued_run_id: str | None = None
+    parent: tuple[str, str] | None = None
+    """(workflow id, run id) of the parent."""
+    foreign_parent: bool = False
+    """The parent lives in another namespace, hence with another tenant."""
+
+
+def predecessor(started: Started) -> tuple[str, str] | None:
+    """The run whose row this one inherits, or None for a root."""
+    if started.original_run_id != started.run_id:
+        return (started.workflow_id, started.original_run_id)
+    if started.continued_run_id:
+        return (started.workflow_id, started.continued_run_id)
+    return started.parent
+
+
+def task_of(session_id: str) -> str:
+    """One task a session in this version: the last 12 hex digits of the session's id, fit for a branch name."""
+    return session_id.replace("-", "")[-12:]
+
+
+def root_row(started: Started, tenant_id: str, principal_id: str) -> ExecutionRow | None:
+    """The row of a run that a person or CI started; None for a workflow type that is not ours."""
+    phase = PHASES.get(started.workflow_type)
+    if phase is None:
+        return None
+    session_id = started.first_run_id or started.run_id
+    return ExecutionRow(
+        tenant_id=tenant_id, workflow_id=started.workflow_id, run_id=started.run_id, first_run_id=session_id,
+        parent_workflow_id=None, parent_run_id=None, session_id=session_id, trace_id=session_id.replace("-", ""),
+        task_id=task_of(session_id), principal_id=principal_id, phase=phase, generation=1, reset=False,
+    )  # fmt: skip
+
+
+def heir_row(started: Started, source: ExecutionRow) -> ExecutionRow | None:
+    """The row of a child, a continued run or a reset run, from the row of its parent or predecessor."""
+    phase = PHASES.get(started.workflow_type)
+    if phase is None or started.foreign_parent:
+        return None
+    was_reset = started.original_run_id != started.run_id
+    same_workflow = source.workflow_id == started.workflow_id
+    inherited = {
+        "workflow_id": started.workflow_id, "run_id": started.run_id, "first_run_id": started.first_run_id or started.run_id,
+        "phase": phase, "generation": source.generation + was_reset, "reset": source.reset or was_reset,
+    }  # fmt: skip
+    if not same_workflow:
+        inherited |= {"parent_workflow_id": source.workflow_id, "parent_run_id": source.run_id}
+    return source.model_copy(update=inherited)
+
+
+def keys_of(row: ExecutionRow | None, tenant_id: str) -> TraceKeys:
+    """T of a run; calls that belong to no run of ours share one chain of refusals."""
+    if row is None:
+        return TraceKeys(tenant_id=tenant_id, trace_id=UNTRACED, session_id=UNTRACED, task_id=UNTRACED)
+    return TraceKeys(tenant_id=row.tenant_id, trace_id=row.trace_id, session_id=row.session_id, task_id=row.task_id)

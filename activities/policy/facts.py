@@ -1,0 +1,231 @@
+"""Typed facts about a patch and a request; Rego judges them. Pure, and total over whatever an attacker may have written.
+
+Facts come from the two trees, not from the text of the diff: a second parser of diffs would disagree with git somewhere.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from schemas.model import Payload
+
+MAX_TEXT_BYTES = 4 * 1024 * 1024
+"""A changed file larger than this is not looked at: it counts as binary."""
+
+LFS_MARK = b"version https://git-lfs.github.com/spec/"
+RUNNER_MODULES = frozenset(
+    {"pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "coverage", "pip", "setuptools"}
+)
+"""Modules of the test runner and of what it imports before the target's own code."""
+
+_KINDS = {"100644": "regular", "100755": "regular", "100664": "regular", "120000": "symlink", "160000": "gitlink"}
+
+
+class Side(NamedTuple):
+    """One file of a tree."""
+
+    mode: str
+    oid: str
+    size: int | None
+    """Bytes; None where the tree does not say (gitlinks)."""
+
+
+class FileFacts(Payload):
+    path: str
+    folded: tuple[str, ...]
+    """Segments as a lenient file system compares them: NFC, casefolded, without ignorable characters, streams, end dots."""
+    change: Literal["added", "deleted", "modified"]
+    git: bool
+    plain: bool
+    kinds: tuple[str, ...]
+    modes: tuple[str, ...]
+    binary: bool
+    lfs: bool
+    hidden: tuple[str, ...]
+    shadows: tuple[str, ...]
+
+
+class PatchFacts(Payload):
+    size_bytes: int
+    canonical: bool
+    collisions: tuple[str, ...]
+    files: tuple[FileFacts, ...]
+
+
+def patch_facts(
+    base: Mapping[str, Side], result: Mapping[str, Side], read: Callable[[str], bytes], *, diff: bytes, canonical: bytes
+) -> PatchFacts:
+    """What distinguishes two trees.
+
+    Args:
+        base, result: all files of each tree by path (undecodable bytes as surrogates).
+        read: content of a blob by its id.
+        diff: the patch as it will be attested; ``canonical``: what git writes for the two trees.
+    """
+    changed = sorted(path for path in base.keys() | result.keys() if base.get(path) != result.get(path))
+    before, after = _Modules(base), _Modules(result)
+    return PatchFacts(
+        size_bytes=len(diff),
+        canonical=diff == canonical,
+        collisions=tuple(_printable(path) for path in _collisions(result, [path for path in changed if path not in base])),
+        files=tuple(_file_facts(path, base.get(path), result.get(path), read, before, after) for path in changed),
+    )
+
+
+def _file_facts(
+    path: str, old: Side | None, new: Side | None, read: Callable[[str], bytes], before: _Modules, after: _Modules
+) -> FileFacts:
+    sides = [side for side in (old, new) if side is not None]
+    texts = {side.oid: _content(side, read) for side in sides}
+    old_bytes, new_bytes = texts.get(old.oid) if old else b"", texts.get(new.oid) if new else b""
+    folded = tuple(_printable(fold(segment)) for segment in path.split("/"))
+    added = _added_lines(old_bytes or b"", new_bytes or b"")
+    return FileFacts(
+        path=_printable(path),
+        folded=folded,
+        change="added" if old is None else "deleted" if new is None else "modified",
+        git=any(is_git_name(segment) for segment in path.split("/")),
+        plain=is_plain_path(path),
+        kinds=tuple(sorted({_KINDS.get(side.mode, f"file of mode {side.mode}") for side in sides})),
+        modes=tuple(dict.fromkeys(side.mode for side in sides)),
+        binary=any(content is None or not _is_text(content) for content in texts.values()),
+        lfs=any(content is not None and content.startswith(LFS_MARK) for content in texts.values()),
+        hidden=tuple(sorted(set(hidden_characters(added + path)))),
+        shadows=tuple(sorted(name for name in (after.top_level(path) if new else set()) - before.names if is_taken(name))),
+    )
+
+
+def _content(side: Side, read: Callable[[str], bytes]) -> bytes | None:
+    if _KINDS.get(side.mode) not in ("regular", "symlink") or (side.size or 0) > MAX_TEXT_BYTES:
+        return None
+    return read(side.oid)
+
+
+def _is_text(content: bytes) -> bool:
+    if b"\0" in content:
+        return False
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _added_lines(old: bytes, new: bytes) -> str:
+    """The lines that ``new`` has more often than ``old``. Content that was there before is not the patch's doing."""
+    lines = Counter(new.split(b"\n"))
+    lines.subtract(Counter(old.split(b"\n")))
+    return "\n".join(line.decode("utf-8", errors="replace") for line, count in lines.items() if count > 0)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def fold(segment: str) -> str:
+    """A path segment as the most lenient of the usual file systems sees it (HFS+, APFS, NTFS)."""
+    visible = "".join(char for char in segment if not _ignorable(char))
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).casefold())
+    return text.split(":", 1)[0].rstrip(". ") or text
+
+
+def is_git_name(segment: str) -> bool:
+    """``.git``, everything that starts with it, and the short name that NTFS gives it."""
+    name = fold(segment)
+    return name.startswith((".git", "git~"))
+
+
+def is_plain_path(path: str) -> bool:
+    """One spelling everywhere: relative, no empty, dot or padded segment, no backslash or stream, composed, printable."""
+    segments = path.split("/")
+    return (
+        all(segment and segment == segment.strip() and not segment.endswith(".") for segment in segments)
+        and unicodedata.normalize("NFC", path) == path
+        and not any(char in '\\:*?"<>|' or _unprintable(char) for char in path)
+    )
+
+
+def _collisions(result: Mapping[str, Side], added: list[str]) -> list[str]:
+    """Added paths that fold to the same as another path, or that need a folder which folds to the same as another."""
+    spellings: dict[tuple[str, ...], set[str]] = {}
+    for path in result:
+        for prefix in _prefixes(path):
+            spellings.setdefault(tuple(fold(part) for part in prefix.split("/")), set()).add(prefix)
+    ambiguous = {prefix for variants in spellings.values() if len(variants) > 1 for prefix in variants}
+    return sorted(path for path in added if path in result and ambiguous.intersection(_prefixes(path)))
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    parts = path.split("/")
+    return ("/".join(parts[:length]) for length in range(1, len(parts) + 1))
+
+
+class _Modules:
+    """Which names the files of a tree make importable from somewhere: any folder may be put on the path (src/, tests/)."""
+
+    def __init__(self, files: Mapping[str, Side]) -> None:
+        self._packages = {path.rpartition("/")[0] for path in files if fold(path.rpartition("/")[2]) == "__init__.py"}
+        self.names: set[str] = set().union(*(self.top_level(path) for path in files)) if files else set()
+
+    def top_level(self, path: str) -> set[str]:
+        """Folded names by which ``path`` could be imported without going through a regular package."""
+        folder, _, name = path.rpartition("/")
+        parts = folder.split("/") if folder else []
+        found: set[str] = set()
+        stem, _, suffix = fold(name).partition(".")
+        if suffix in ("py", "pyc", "pyd", "so") or suffix.endswith((".so", ".pyd", ".pyc")):
+            if stem == "__init__" and parts:
+                found |= self._outermost(parts[:-1], parts[-1])
+            else:
+                found |= self._outermost(parts, stem)
+        return found
+
+    def _outermost(self, parents: list[str], name: str) -> set[str]:
+        while parents and "/".join(parents) in self._packages:
+            name, parents = parents[-1], parents[:-1]
+        return {fold(name)}
+
+
+def is_taken(module: str) -> bool:
+    """Whether a module of this (folded) name would take the place of the standard library's, the runner's or a plugin's."""
+    return module in _STDLIB or module in RUNNER_MODULES or module.startswith("pytest_")
+
+
+_STDLIB = frozenset(fold(name) for name in sys.stdlib_module_names)
+
+# --- characters ------------------------------------------------------------------------------------------------------
+
+
+def hidden_characters(text: str) -> Iterator[str]:
+    """Names (``U+202E``) of the characters that a reader cannot see or that reorder what he sees.
+
+    Tab, line feed, form feed, and a carriage return before a line feed are ordinary.
+    """
+    for index, char in enumerate(text):
+        if char == "\r" and text[index + 1 : index + 2] in ("\n", ""):
+            continue
+        if _unprintable(char) and char not in "\t\n\f":
+            yield f"U+{ord(char):04X}"
+
+
+def _unprintable(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") or _ignorable(char)
+
+
+def _ignorable(char: str) -> bool:
+    """Default-ignorable code points: format characters, fillers, variation selectors, tags."""
+    code = ord(char)
+    return (
+        unicodedata.category(char) == "Cf"
+        or code in (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0)
+        or 0x180B <= code <= 0x180F
+        or 0xFE00 <= code <= 0xFE0F
+        or 0xE0000 <= code <= 0xE0FFF
+    )
+
+
+def _printable(path: str) -> str:
+    return "".join(f"\\u{ord(char):04x}" if _unprintable(char) else char for char in path)
