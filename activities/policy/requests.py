@@ -29,6 +29,15 @@ class RequestFacts(Payload):
     release: dict[str, str]
 
 
+def request_facts(
+    repository: str, ref: str, mode: str | None, target: str | None, *, roots: Sequence[Path], hosts: Sequence[str]
+) -> RequestFacts:
+    """What ``gen4.request`` judges; an absent mode or target is the word ``none``."""
+    return RequestFacts(
+        repository=repository_facts(repository, roots, hosts), ref=ref, release={"mode": mode or "none", "target": target or "none"}
+    )
+
+
 def repository_facts(repository: str, roots: Sequence[Path], hosts: Sequence[str]) -> RepositoryFacts:
     """Never touches the network; a local path is resolved, so that a link cannot lead out of the roots."""
     plain = bool(repository) and len(repository) <= MAX_ADDRESS and repository == repository.strip()
