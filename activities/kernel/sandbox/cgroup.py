@@ -1,0 +1,204 @@
+"""Control groups of both versions, where this process may make them: as root, or in a delegated subtree."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.testing import Limits
+
+PREFIX = "gen4-sandbox-"
+CONTROLLERS = ("memory", "pids", "cpu")
+PERIOD_US = 100_000
+
+
+@dataclass(frozen=True)
+class Parents:
+    """Where new groups go, by controller. Version 2 has one folder for all of its controllers."""
+
+    v1: dict[str, Path]
+    v2: Path | None = None
+    v2_controllers: frozenset[str] = frozenset()
+
+    def controllers(self) -> frozenset[str]:
+        return frozenset(self.v1) | self.v2_controllers
+
+    def folders(self) -> set[Path]:
+        return set(self.v1.values()) | ({self.v2} if self.v2 else set())
+
+
+def find_parents(proc: Path = Path("/proc/self")) -> Parents:
+    """What is usable here; empty where nothing is."""
+    own = _own_groups((proc / "cgroup").read_text())
+    v1: dict[str, Path] = {}
+    v2: tuple[Path, frozenset[str]] | None = None
+    for mount, root, kind, options in _mounts((proc / "mountinfo").read_text()):
+        if kind == "cgroup2":
+            v2 = v2 or _delegated(mount, _below(mount, root, own.get("", "/")))
+            continue
+        for controller in set(options.split(",")) & set(CONTROLLERS):
+            folder = _below(mount, root, own.get(controller, "/"))
+            if controller not in v1 and os.access(folder, os.W_OK):
+                v1[controller] = folder
+    return Parents(v1, *v2) if v2 else Parents(v1)
+
+
+def _own_groups(text: str) -> dict[str, str]:
+    """``{controller: path}``; the empty name is version 2."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        _, names, path = line.split(":", 2)
+        found.update((name, path) for name in names.split(","))
+    return found
+
+
+def _mounts(text: str) -> list[tuple[Path, str, str, str]]:
+    rows = []
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, (kind, _, options) = left.split(), right.split()[:3]
+        if kind in ("cgroup", "cgroup2"):
+            rows.append((Path(fields[4]), fields[3], kind, options))
+    return rows
+
+
+def _below(mount: Path, root: str, own: str) -> Path:
+    """Our own group's folder; the mount itself where the path lies outside of what is mounted."""
+    relative = os.path.relpath(own, root)
+    folder = mount / relative
+    return folder if not relative.startswith("..") and folder.is_dir() else mount
+
+
+def _delegated(mount: Path, own: Path) -> tuple[Path, frozenset[str]] | None:
+    """The nearest group, ourselves upwards, below which we may make groups that have our controllers.
+
+    A group that has processes cannot hand controllers down, so it is usually an ancestor; the real root may.
+    """
+    folder = own
+    while True:
+        if os.access(folder, os.W_OK) and os.access(folder / "cgroup.procs", os.W_OK):
+            handed_down = _hand_down(folder)
+            if handed_down:
+                return folder, handed_down
+        if folder == mount:
+            return None
+        folder = folder.parent
+
+
+def _hand_down(folder: Path) -> frozenset[str]:
+    control = folder / "cgroup.subtree_control"
+    try:
+        have = set((folder / "cgroup.controllers").read_text().split()) & set(CONTROLLERS)
+        missing = have - set(control.read_text().split())
+        if missing:
+            control.write_text(" ".join(f"+{name}" for name in sorted(missing)))
+        return frozenset(have & set(control.read_text().split()))
+    except OSError:
+        return frozenset()
+
+
+class Group:
+    """One sandbox's control groups."""
+
+    def __init__(self, parents: Parents, limits: Limits) -> None:
+        name = PREFIX + secrets.token_hex(8)
+        self._folders = {controller: folder / name for controller, folder in parents.v1.items()}
+        self._unified = parents.v2 / name if parents.v2 else None
+        try:
+            for controller, folder in self._folders.items():
+                folder.mkdir()
+                _configure_v1(controller, folder, limits)
+            if self._unified:
+                self._unified.mkdir()
+                _configure_v2(parents.v2_controllers, self._unified, limits)
+        except OSError:
+            self.remove()
+            raise
+
+    def add(self, pid: int) -> None:
+        for folder in self._all():
+            (folder / "cgroup.procs").write_text(str(pid))
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has killed a process of this group for its memory limit."""
+        if "memory" in self._folders:
+            text = _read(self._folders["memory"] / "memory.oom_control")
+        elif self._unified:
+            text = _read(self._unified / "memory.events")
+        else:
+            return False
+        return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in text.splitlines())
+
+    def remove(self, patience_s: float = 5.0) -> None:
+        """Remove the groups, which must be empty of processes. Raises OSError when one never becomes so."""
+        for folder in self._all():
+            _remove(folder, patience_s)
+
+    def _all(self) -> list[Path]:
+        return [*self._folders.values(), *([self._unified] if self._unified else [])]
+
+
+def reap(parents: Parents, older_than_s: float) -> int:
+    """Remove empty groups that a killed worker left; one that still has processes is not ours to touch."""
+    count = 0
+    for parent in parents.folders():
+        for folder in parent.glob(PREFIX + "*"):
+            try:
+                if time.time() - folder.stat().st_mtime >= older_than_s:
+                    folder.rmdir()
+                    count += 1
+            except OSError:
+                continue
+    return count
+
+
+def _configure_v1(controller: str, folder: Path, limits: Limits) -> None:
+    if controller == "memory":
+        _write(folder / "memory.limit_in_bytes", limits.memory_mb << 20)
+        if (folder / "memory.memsw.limit_in_bytes").exists():
+            _write(folder / "memory.memsw.limit_in_bytes", limits.memory_mb << 20)
+    elif controller == "pids":
+        _write(folder / "pids.max", limits.pids + 1)
+    elif (folder / "cpu.cfs_quota_us").exists():
+        _write(folder / "cpu.cfs_period_us", PERIOD_US)
+        _write(folder / "cpu.cfs_quota_us", int(limits.cpus * PERIOD_US))
+
+
+def _configure_v2(controllers: frozenset[str], folder: Path, limits: Limits) -> None:
+    if "memory" in controllers:
+        _write(folder / "memory.max", limits.memory_mb << 20)
+        if (folder / "memory.swap.max").exists():
+            _write(folder / "memory.swap.max", 0)
+        _write(folder / "memory.oom.group", 1)
+    if "pids" in controllers:
+        _write(folder / "pids.max", limits.pids + 1)  # the sandbox's own first process
+    if "cpu" in controllers:
+        (folder / "cpu.max").write_text(f"{int(limits.cpus * PERIOD_US)} {PERIOD_US}")
+
+
+def _write(path: Path, value: int) -> None:
+    path.write_text(str(value))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _remove(folder: Path, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            folder.rmdir()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
