@@ -15,6 +15,13 @@ class ToolCall(Payload):
     args: dict[str, Any]
 
 
+class Redaction(Payload):
+    """How often a rule took a secret out of a step's texts."""
+
+    rule: str
+    count: int
+
+
 class TrajectoryStep(Payload):
     """A line of ``trajectory.jsonl``: JCS bytes and LF. ``snapshot_hash``: sha256 over sorted lines
     ``mode SP sha256 SP path LF`` of all files and links."""
@@ -34,3 +41,4 @@ class TrajectoryStep(Payload):
     tool_output_bytes: int
     truncated: bool = False
     recorder: Literal["kernel", "agent"] = "kernel"
+    redactions: tuple[Redaction, ...] = ()
