@@ -13,6 +13,7 @@ from schemas.model import BlobRef, Digest, GitId, Payload
 from schemas.policy import PolicyDecision
 from schemas.request import BundleRef, ReleaseMode, ReleaseRequest, ReleaseResult
 from schemas.session import CloseReason, IllegalTransition, Outcome, TransitionRecord
+from schemas.status import Stage
 from schemas.task import SessionContext, Source
 from schemas.testing import Environment, Limits, Patch, TestPlan, TestRun
 from schemas.verdict import Completeness, Verdict
@@ -68,7 +69,8 @@ class Redeemed(Payload):
 class CloseSession(Payload):
     reason_code: CloseReason
     reason: str = ""
-    outcome: Outcome
+    outcome: Outcome | None = None
+    """None: a Compile that accepted its patch; nothing was delivered."""
     expired_approval_id: str | None = None
     """The pending request that ran out, if that is why; other open approvals are cancelled."""
 
@@ -324,6 +326,8 @@ class SealBundle(Payload):
     candidate_id: str
     explorer_name: str
     explorer_version: str
+    isolation: Literal["other_worker", "fresh_sandbox"] = "fresh_sandbox"
+    """Where the re-run behind ``determinism`` ran."""
 
 
 class SealedBundle(Payload):
@@ -389,3 +393,4 @@ class CompileResult(Payload):
     trust: str | None = None
     policy: PolicyDecision | None = None
     gates: tuple[GateReport, ...] = ()
+    stages: tuple[Stage, ...] = ()

@@ -55,3 +55,13 @@ def judge(base: Outcomes, patched: Outcomes, named_targets: tuple[str, ...] = ()
         verdict="rejected" if codes else "accepted", codes=tuple(codes), fix=fix, targets=targets, fail_to_pass=mended,
         pass_to_pass=tuple(nodeid for nodeid in passing if nodeid not in lost), still_failing=open_targets, lost=lost,
     )
+
+
+def judge_recorded(base: Outcomes, patched: Outcomes, targets: tuple[str, ...]) -> Judgement:
+    """Judge recorded outcomes again, given the targets that were judged then.
+
+    Targets that are all failing tests of base need no naming, and a partial fix is one too. Any other set was named,
+    so all of it must be mended.
+    """
+    unnamed = judge(base, patched)
+    return unnamed if unnamed.targets == targets else judge(base, patched, targets)

@@ -1,0 +1,79 @@
+"""Checks 1-5: the directory and the form of its files."""
+
+from __future__ import annotations
+
+from activities.evidence.case import Case, Finding
+from schemas.canonical import StrictJsonError, strict_json
+from schemas.evidence import (
+    OPTIONAL_MEMBERS,
+    POLICY_CHECK,
+    PROVENANCE,
+    REQUIRED_MEMBERS,
+    SBOM,
+    SIGSTORE_BUNDLE,
+    SIZE_LIMITS,
+    STAMP,
+    TEST_RESULTS,
+    TRAJECTORY,
+)
+
+_DOCUMENTS = (TEST_RESULTS, POLICY_CHECK, SBOM, STAMP, PROVENANCE, SIGSTORE_BUNDLE)
+
+
+def size_limit(case: Case) -> Finding | None:
+    for name, size in case.reading.too_large.items():
+        return Finding(reason="size", member=name, expected=f"at most {SIZE_LIMITS[name]} bytes", actual=str(size))
+    return None
+
+
+def member_missing(case: Case) -> Finding | None:
+    if missing := case.reading.missing:
+        return Finding(
+            reason="missing", member=missing[0], expected=", ".join(REQUIRED_MEMBERS), actual="without " + ", ".join(missing)
+        )
+    return None
+
+
+def member_extra(case: Case) -> Finding | None:
+    if extra := case.reading.extra:
+        return Finding(
+            reason="extra",
+            member=extra[0],
+            expected=", ".join((*REQUIRED_MEMBERS, *OPTIONAL_MEMBERS)),
+            actual=", ".join(extra),
+            remedy="a bundle holds its members and nothing else; get an unaltered copy",
+        )
+    return None
+
+
+def member_not_regular(case: Case) -> Finding | None:
+    for name, reason in sorted(case.reading.not_regular.items()):
+        return Finding(reason=reason, member=name, expected="a regular file with one link and a plain name", actual=reason)
+    return None
+
+
+def strict_documents(case: Case) -> Finding | None:
+    """Load every JSON member; the first that two parsers could read differently is the finding."""
+    finding: Finding | None = None
+    for name in _DOCUMENTS:
+        if name not in case.reading.files:
+            continue
+        try:
+            case.documents[name] = strict_json(case.reading.files[name])
+        except StrictJsonError as error:
+            finding = finding or Finding(reason=error.reason, member=name, expected="strict JSON", actual=str(error))
+    return finding or _strict_lines(case)
+
+
+def _strict_lines(case: Case) -> Finding | None:
+    data = case.reading.files.get(TRAJECTORY)
+    if data is None:
+        return None
+    if not data.endswith(b"\n"):
+        return Finding(reason="trailing", member=TRAJECTORY, expected="JSON lines that end with LF", actual="no final LF")
+    for number, line in enumerate(data[:-1].split(b"\n"), start=1):
+        try:
+            strict_json(line)
+        except StrictJsonError as error:
+            return Finding(reason=error.reason, member=TRAJECTORY, expected="strict JSON lines", actual=f"line {number}: {error}")
+    return None

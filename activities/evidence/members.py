@@ -1,0 +1,135 @@
+"""Members 1-6, byte-identical for the same input and trajectory (contracts §10). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from activities.evidence.checksums import write_checksums
+from activities.evidence.sbom import Target, write_sbom
+from activities.evidence.sources import repository_name
+from schemas.canonical import StrictJsonError, digest_of, jcs, sha256_hex, strict_json
+from schemas.error import Refused
+from schemas.evidence import (
+    CHECKSUMS,
+    PATCH,
+    POLICY_CHECK,
+    SBOM,
+    SIZE_LIMITS,
+    TEST_RESULTS,
+    TRAJECTORY,
+    CommandResult,
+    EngineVersion,
+    PolicyCheck,
+    PolicyResult,
+    Suite,
+    TestResults,
+)
+from schemas.policy import PolicyDecision
+from schemas.task import Source
+from schemas.testing import EnvironmentLock, Outcomes, TestPlan, TestRun, counts_of, outcomes_sha256
+from schemas.verdict import Judgement
+
+_DEFAULT_ARGV = ("python", "-m", "pytest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberInputs:
+    """Everything that members 1-6 are made of, already read from the content store."""
+
+    source: Source
+    diff: bytes
+    lock: EnvironmentLock
+    plan: TestPlan
+    base: TestRun
+    base_outcomes: Outcomes
+    patched: TestRun
+    patched_outcomes: Outcomes
+    judgement: Judgement
+    policy: PolicyDecision
+    trajectory: bytes
+    base_packages: Mapping[str, str] = field(default_factory=dict)
+
+
+def assemble(inputs: MemberInputs) -> dict[str, bytes]:
+    """Members 1-6 by name, in bundle order.
+
+    Raises:
+        Refused: BUNDLE_MEMBER_INVALID when the trajectory is not strict JSON lines, BUNDLE_MEMBER_SIZE over a limit.
+    """
+    _refuse_bad_lines(inputs.trajectory)
+    sbom = write_sbom(
+        Target(repository_name(inputs.source.repository), inputs.source.base_commit), inputs.lock, inputs.base_packages
+    )
+    members = {
+        PATCH: inputs.diff,
+        TEST_RESULTS: jcs(_test_results(inputs)),
+        POLICY_CHECK: jcs(_policy_check(inputs.policy, sha256_hex(sbom))),
+        TRAJECTORY: inputs.trajectory,
+        SBOM: sbom,
+    }
+    members[CHECKSUMS] = write_checksums(members)
+    _refuse_large(members)
+    return members
+
+
+def bundle_digest(members: Mapping[str, bytes]) -> str:
+    return digest_of(members[CHECKSUMS])
+
+
+def _test_results(inputs: MemberInputs) -> TestResults:
+    argv = inputs.plan.argv or (*_DEFAULT_ARGV, *inputs.plan.pytest_args)
+    judgement = inputs.judgement
+    return TestResults(
+        commands=tuple(CommandResult(argv=argv, exit_code=run.exit_code) for run in (inputs.base, inputs.patched)),
+        suites=(
+            _suite("base", inputs.base, inputs.base_outcomes),
+            _suite("patched", inputs.patched, inputs.patched_outcomes),
+        ),
+        targets=judgement.targets, fail_to_pass=judgement.fail_to_pass, pass_to_pass=judgement.pass_to_pass,
+        canonical_sha256=outcomes_sha256(inputs.patched_outcomes),
+    )  # fmt: skip
+
+
+def _suite(name: str, run: TestRun, outcomes: Outcomes) -> Suite:
+    runner, _, version = run.runner.partition(" ")
+    return Suite.model_validate(
+        {"name": name, "runner": runner, "version": version, "outcomes": outcomes, "counts": counts_of(outcomes)}
+    )
+
+
+def _policy_check(policy: PolicyDecision, sbom_sha256: str) -> PolicyCheck:
+    return PolicyCheck(
+        engine=EngineVersion(name=policy.engine_name, version=policy.engine_version),
+        policy_id=policy.policy_id,
+        policy_digest=policy.policy_digest,
+        input_sha256=policy.input_sha256,
+        required_checks=tuple(sorted(policy.required_checks)),
+        results=tuple(
+            PolicyResult.model_validate(rule.model_dump()) for rule in sorted(policy.results, key=lambda rule: rule.rule_id)
+        ),
+        sbom_sha256=sbom_sha256,
+        decision=policy.decision,
+    )
+
+
+def _refuse_bad_lines(trajectory: bytes) -> None:
+    if not trajectory.endswith(b"\n"):
+        raise Refused("BUNDLE_MEMBER_INVALID", f"{TRAJECTORY} does not end with LF", "record the trajectory again")
+    for number, line in enumerate(trajectory[:-1].split(b"\n"), start=1):
+        try:
+            strict_json(line)
+        except StrictJsonError as error:
+            raise Refused(
+                "BUNDLE_MEMBER_INVALID", f"{TRAJECTORY} line {number}: {error}", "record the trajectory again"
+            ) from error
+
+
+def _refuse_large(members: Mapping[str, bytes]) -> None:
+    for name, data in members.items():
+        if len(data) > SIZE_LIMITS[name]:
+            raise Refused(
+                "BUNDLE_MEMBER_SIZE",
+                f"{name} has {len(data)} bytes; the limit is {SIZE_LIMITS[name]}",
+                "run fewer tests, or split the change",
+            )

@@ -1,0 +1,75 @@
+"""Member 5: CycloneDX 1.6 of the target, its environment and the base root filesystem; no serial number, no time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cyclonedx.contrib.license.factories import LicenseFactory
+from cyclonedx.model import HashAlgorithm, HashType
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+from schemas.canonical import jcs
+from schemas.testing import EnvironmentLock, Wheel
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was repaired: its name, and the commit it was repaired on."""
+
+    name: str
+    version: str
+
+
+def write_sbom(target: Target, lock: EnvironmentLock, base_packages: Mapping[str, str]) -> bytes:
+    """JCS bytes; equal inputs give equal bytes.
+
+    Args:
+        base_packages: Debian packages of the base root filesystem, ``name:architecture`` to version.
+    """
+    bom = Bom()
+    root = Component(type=ComponentType.APPLICATION, name=target.name, version=target.version, bom_ref="target")
+    bom.metadata.component = root
+    wheels = [_wheel(wheel) for wheel in lock.wheels]
+    base = _base(lock.base_digest, base_packages)
+    for component in (*wheels, base):
+        bom.components.add(component)
+    bom.register_dependency(root, [*wheels, base])
+    document = json.loads(JsonV1Dot6(bom).output_as_string())
+    # The library always writes both; they would differ on every run.
+    document.pop("serialNumber", None)
+    document.get("metadata", {}).pop("timestamp", None)
+    return jcs(document)
+
+
+def _wheel(wheel: Wheel) -> Component:
+    component = Component(
+        type=ComponentType.LIBRARY,
+        name=wheel.name,
+        version=wheel.version,
+        purl=PackageURL("pypi", name=wheel.name, version=wheel.version),
+        bom_ref=f"wheel:{wheel.filename}",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=wheel.sha256)],
+    )
+    if wheel.license:
+        component.licenses.add(LicenseFactory().make_from_string(wheel.license))
+    return component
+
+
+def _base(digest: str, packages: Mapping[str, str]) -> Component:
+    base = Component(
+        type=ComponentType.OPERATING_SYSTEM,
+        name="base-root-filesystem",
+        version=digest,
+        bom_ref="base",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest.removeprefix("sha256:"))],
+    )
+    for full_name, version in sorted(packages.items()):
+        name, _, architecture = full_name.partition(":")
+        purl = PackageURL("deb", "debian", name, version, {"arch": architecture} if architecture else None)
+        base.components.add(Component(type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=f"deb:{full_name}"))
+    return base

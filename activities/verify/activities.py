@@ -1,0 +1,76 @@
+"""Verify: verdict, Regression Gate, Determinism Gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import TypeAdapter, ValidationError
+
+from activities.kernel.implementing import implements
+from activities.record.blobs import BlobStore
+from activities.verify.determinism import determinism_report
+from activities.verify.judging import ObservedRun, agrees_with_digest, rule
+from activities.verify.regression import regression_report
+from schemas.canonical import jcs
+from schemas.capabilities import (
+    DETERMINISM_GATE,
+    JUDGE_RUNS,
+    REGRESSION_GATE,
+    DeterminismInput,
+    Judged,
+    JudgeRuns,
+    Members,
+    RegressionInput,
+)
+from schemas.error import Refused
+from schemas.gates import GateReport
+from schemas.testing import Outcomes, TestRun
+from schemas.verdict import Judgement
+
+_OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
+
+
+class VerifyActivities:
+    """Reads raw outcomes from the content store; never believes a count or a status alone."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    @implements(JUDGE_RUNS)
+    def judge_runs(self, request: JudgeRuns) -> Judged:
+        ruling = rule(
+            [self._observe(run) for run in request.base], [self._observe(run) for run in request.patched], request.named_targets
+        )
+        judgement = ruling.judgement
+        return Judged(
+            verdict=judgement.verdict,
+            codes=judgement.codes,
+            message=ruling.message,
+            fix=judgement.fix,
+            fail_to_pass=len(judgement.fail_to_pass),
+            lost=len(judgement.lost),
+            judgement=self._blobs.put(jcs(judgement), "application/json"),
+        )
+
+    @implements(REGRESSION_GATE)
+    def regression_gate(self, request: RegressionInput) -> GateReport:
+        judgement = Judgement.model_validate_json(self._blobs.get(request.judged.judgement))
+        return regression_report(judgement, request.baseline_commit)
+
+    @implements(DETERMINISM_GATE)
+    def determinism_gate(self, request: DeterminismInput) -> GateReport:
+        return determinism_report(self._members(request.first), self._members(request.rerun), request.runs)
+
+    def _members(self, members: Members) -> Mapping[str, bytes]:
+        return {name: self._blobs.get(ref) for name, ref in members.blobs.items()}
+
+    def _observe(self, run: TestRun) -> ObservedRun:
+        if run.status == "infra_error":
+            return ObservedRun(run, {})
+        try:
+            observed = ObservedRun(run, _OUTCOMES.validate_python(self._blobs.get_json(run.outcomes)))
+        except ValidationError as error:
+            raise Refused("OUTCOMES_INVALID", f"outcomes of run {run.run_key} do not fit their model: {error}") from error
+        if not agrees_with_digest(observed):
+            raise Refused("OUTCOMES_DIGEST", f"outcomes of run {run.run_key} are not those it reported", "run the tree again")
+        return observed

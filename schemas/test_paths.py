@@ -1,0 +1,41 @@
+"""Which paths of a repository are tests, and which decide how tests run (threats 4.1). Pure."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+_TEST_FOLDERS = frozenset({"test", "tests"})
+_CONFIGURATION = frozenset({
+    "conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml",
+    ".coveragerc", "sitecustomize.py", "usercustomize.py",
+})  # fmt: skip
+_METADATA_SUFFIXES = (".egg-info", ".dist-info")
+
+
+def _parts(path: str) -> list[str]:
+    # File systems exist that take these for the same name; so does this table.
+    return [unicodedata.normalize("NFC", part).casefold() for part in path.split("/")]
+
+
+def is_test_configuration(path: str) -> bool:
+    """Files that change how every test runs: pytest's own, start-up hooks, and entry points that load plugins."""
+    *folders, name = _parts(path)
+    return name in _CONFIGURATION or name.endswith(".pth") or any(part.endswith(_METADATA_SUFFIXES) for part in (*folders, name))
+
+
+def is_test_path(path: str) -> bool:
+    """Test modules by pytest's naming, and everything under a folder called ``test`` or ``tests``."""
+    *folders, name = _parts(path)
+    if any(folder in _TEST_FOLDERS for folder in folders):
+        return True
+    return name.endswith(".py") and (name.startswith("test_") or name.endswith("_test.py"))
+
+
+def restored_from_base(changed: Iterable[str], base: Iterable[str]) -> tuple[str, ...]:
+    """Of the ``changed`` paths, those that must be as in ``base`` when a patch is judged: tests and test configuration
+    that base has, and configuration that base does not have (it must not exist). New test files stay."""
+    existing = set(base)
+    return tuple(
+        sorted(path for path in set(changed) if is_test_configuration(path) or (path in existing and is_test_path(path)))
+    )
