@@ -31,7 +31,10 @@ MIN_PREFIX = 12
 ANSWER_TIMEOUT_S = 30.0
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Workflow id, or at least 12 hex digits of the action digest.")]
-KeyOption = Annotated[Path | None, typer.Option("--key", exists=True, dir_okay=False, help="SSH key of the approver; default: the local operator's.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", exists=True, dir_okay=False, help="SSH key of the approver; default: the local operator's."),
+]
 PrintOption = Annotated[bool, typer.Option("--print", help="Print the JSON to paste in the Temporal UI; send nothing.")]
 
 
@@ -70,7 +73,9 @@ def register(app: typer.Typer) -> None:
         id: IdArgument,
         digest: Annotated[str, typer.Option(help="The action digest, all 64 hex digits, as `gen4 approvals show` printed it.")],
         reason: Annotated[str, typer.Option(help="Why; recorded and signed.")] = "",
-        pin: Annotated[list[str] | None, typer.Option(help="k=v: approve only if the action has this value; may be repeated.")] = None,
+        pin: Annotated[
+            list[str] | None, typer.Option(help="k=v: approve only if the action has this value; may be repeated.")
+        ] = None,
         key: KeyOption = None,
         print_only: PrintOption = False,
         as_json: Json = False,
@@ -98,26 +103,41 @@ def register(app: typer.Typer) -> None:
 
 
 def _decide(
-    kind: DecisionKind, id: str, digest: str | None, reason: str, pin: list[str] | None, key: Path | None, print_only: bool, as_json: bool
+    kind: DecisionKind,
+    id: str,
+    digest: str | None,
+    reason: str,
+    pin: list[str] | None,
+    key: Path | None,
+    print_only: bool,
+    as_json: bool,
 ) -> None:
     found, local = session.run(_find(id))
     request = found.request
     wanted = digest if digest is None or digest.startswith("sha256:") else f"sha256:{digest}"
     if wanted is not None and wanted != request.action_digest:
         raise Refused(
-            "DIGEST_MISMATCH", f"the pending request is {request.action_digest}", f"look again: gen4 approvals show {found.workflow_id}"
+            "DIGEST_MISMATCH",
+            f"the pending request is {request.action_digest}",
+            f"look again: gen4 approvals show {found.workflow_id}",
         )
     pins = _pins(pin)
     signature = sign_decision(request, kind, reason, pins, key or local.home.keys / "operator")
     decision = Decision(
-        approval_id=request.approval_id, action_digest=request.action_digest, reason=reason, argument_pins=pins, signature=signature
+        approval_id=request.approval_id,
+        action_digest=request.action_digest,
+        reason=reason,
+        argument_pins=pins,
+        signature=signature,
     )
     document = decision.model_dump(mode="json", exclude_defaults=True)
     if print_only:
         emit(document)
         return
     answer = session.run(_send(found, kind, document))
-    emit(answer) if as_json else show(f"{kind}: {found.workflow_id} is {answer.approval.status if answer.approval else answer.state}")
+    emit(answer) if as_json else show(
+        f"{kind}: {found.workflow_id} is {answer.approval.status if answer.approval else answer.state}"
+    )
 
 
 def _pins(values: list[str] | None) -> dict[str, str]:
@@ -177,7 +197,9 @@ async def _send(found: Pending, kind: DecisionKind, document: dict[str, Any]) ->
         if now is not None and (now.approval is None or now.approval.status != "pending"):
             return now
         await asyncio.sleep(session.POLL_S)
-    raise Refused("NO_ANSWER", "the signal was sent, but no worker has judged it yet", "see `gen4 status`, then `gen4 session ID`")
+    raise Refused(
+        "NO_ANSWER", "the signal was sent, but no worker has judged it yet", "see `gen4 status`, then `gen4 session ID`"
+    )
 
 
 def _print_review(found: Pending, seen: Review) -> None:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from temporalio.client import Client, WorkflowHandle
-from typing import Any
 
 from cli import session
 from cli.fabric import Json, ensure
 from cli.output import emit, say
-from cli.remediate import FailingOption, RepositoryOption, RequirementsOption, TestOption, local_or_url, print_result, requirement_lines, split_command
+from cli.remediate import (
+    FailingOption,
+    RepositoryOption,
+    RequirementsOption,
+    TestOption,
+    local_or_url,
+    print_result,
+    requirement_lines,
+    split_command,
+)
 from schemas.error import InputError
 from schemas.request import CompileRequest, SessionResult
 from workers.client import connect
@@ -28,7 +36,9 @@ def register(app: typer.Typer) -> None:
     def compile_patch(
         repository: RepositoryOption,
         base: Annotated[str, typer.Option(help="Commit or ref that the patch applies to.")],
-        patch: Annotated[Path, typer.Option(exists=True, dir_okay=False, allow_dash=True, help="A git diff; - reads standard input.")],
+        patch: Annotated[
+            Path, typer.Option(exists=True, dir_okay=False, allow_dash=True, help="A git diff; - reads standard input.")
+        ],
         out: Annotated[Path, typer.Option(help="Folder for the Evidence Bundle; must not exist yet.")],
         test: TestOption = "",
         requirements: RequirementsOption = None,

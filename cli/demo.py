@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,9 +22,8 @@ from pathlib import Path
 from temporalio.client import Client
 
 from activities.control.approvers import add_approver, new_key, sign_decision
-from activities.evidence.keys import new_trust_of_another_signer
+from activities.evidence.keys import ensure_trust, load_signer
 from activities.record.home import Home
-from activities.record.objects import ObjectStore
 from cli import session
 from cli.demo_source import Pair, fetch_pair, load_pairs
 from cli.local import open_local
@@ -44,8 +44,12 @@ BUILD = ROOT / "build" / "demo"
 PAIRS = ROOT / "deploy" / "demo" / "pairs.json"
 DEFAULT_PAIR = "tinydb__3.12.0__3.12.1"
 MARKER = "made-by-gen4-demo"
-EMPTY_TREE_TIME = 1_600_000_000
-"""Commit time of the demo repository, in UTC seconds: fixed, so that its commit id is the same on every machine."""
+GIT_ENVIRONMENT = {
+    "PATH": os.environ.get("PATH", os.defpath), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_AUTHOR_NAME": "demo", "GIT_AUTHOR_EMAIL": "demo@localhost", "GIT_AUTHOR_DATE": "1600000000 +0000",
+    "GIT_COMMITTER_NAME": "demo", "GIT_COMMITTER_EMAIL": "demo@localhost", "GIT_COMMITTER_DATE": "1600000000 +0000",
+}  # fmt: skip
+"""Nothing of the user's configuration, and fixed dates: the commit id is the same on every machine."""
 
 
 @dataclass
@@ -104,25 +108,36 @@ def build_repository(pair: Pair) -> Path:
     """A bare repository with one commit on main: the buggy sources under the tests that reveal the bug."""
     tree = fetch_pair(pair, BUILD / "sources")
     repository = BUILD / "repository.git"
-    objects = ObjectStore.open(repository)
-    files = {str(path.relative_to(tree)): path.read_bytes() for path in sorted(tree.rglob("*")) if path.is_file()}
-    made = objects.write_tree(objects.empty_tree(), files)
-    commit = objects.commit_unsigned(made, (), f"{pair.package} {pair.buggy_version}\n", EMPTY_TREE_TIME)
-    objects.set_branch("main", commit)
+    _git(repository, "init", "-q", "--bare", "-b", "main")
+    _git(repository, "--work-tree", str(tree), "add", "-A", "-f")
+    _git(repository, "--work-tree", str(tree), "commit", "-q", "-m", f"{pair.package} {pair.buggy_version}")
+    (repository / "index").unlink()
     shutil.rmtree(tree)
-    say(f"{pair.package} {pair.buggy_version} with the tests of {pair.fixed_version}: {len(files)} files, commit {commit[:12]}")
+    say(f"{pair.package} {pair.buggy_version} with the tests of {pair.fixed_version}, in {repository.relative_to(ROOT)}")
     return repository
 
 
-async def _remediate(settings: Settings, state: fabric.FabricState, pair: Pair, repository: Path, key: Path, clock: Clock) -> SessionResult:
+def _git(repository: Path, *arguments: str) -> None:
+    subprocess.run(["git", "--git-dir", str(repository), *arguments], env=GIT_ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+
+
+async def _remediate(
+    settings: Settings, state: fabric.FabricState, pair: Pair, repository: Path, key: Path, clock: Clock
+) -> SessionResult:
     client: Client = await connect(state.temporal_address, state.namespace)
     show(f"\nThe bug: {pair.problem_statement}")
     for nodeid in pair.fail_to_pass:
         show(f"  fails now: {nodeid}")
     request = RemediationRequest(
-        repository=str(repository), goal=pair.problem_statement, ref="refs/heads/main", test_command=tuple(shlex.split(pair.test_cmd)),
-        requirements=pair.extra_requirements, failing_tests=pair.fail_to_pass, release=ReleaseChoice(mode="merge"), candidates=1,
-    )  # fmt: skip
+        repository=str(repository),
+        goal=pair.problem_statement,
+        ref="refs/heads/main",
+        test_command=tuple(shlex.split(pair.test_cmd)),
+        requirements=pair.extra_requirements,
+        failing_tests=pair.fail_to_pass,
+        release=ReleaseChoice(mode="merge"),
+        candidates=1,
+    )
     handle = await session.start(client, "Remediation", request, "demo")
     show(f"session {handle.id}\n  watch it: {state.workflow_link(handle.id)}\n")
     waiting = await session.follow(handle, lambda now: now.approval is not None and now.approval.status == "pending")
@@ -140,7 +155,7 @@ async def _remediate(settings: Settings, state: fabric.FabricState, pair: Pair, 
 async def _approve(settings: Settings, client: Client, workflow_id: str, waiting: SessionStatus, key: Path) -> None:
     """What a release captain does: recompute, look at the diff, sign, signal."""
     local = open_local(settings)
-    assert waiting.approval is not None  # noqa: S101  the caller waited for it
+    assert waiting.approval is not None
     request = local.approval(waiting.approval.approval_id)
     seen = review(request, local)
     show("\nWaits for an approval. What it would release, recomputed from bundle and commit:")
@@ -164,9 +179,9 @@ def _conclude(settings: Settings, repository: Path, result: SessionResult, clock
         return 1
     with clock.stage("verify the bundle"):
         verified = check(Path(result.bundle), Path(result.trust), repository)
-    other = new_trust_of_another_signer(BUILD / "other-trust.json")
-    refused = check(Path(result.bundle), other, None)
-    show(f"  gen4 verify: {verified.verdict} with this machine's trust root, {refused.verdict} with another signer's ({', '.join(refused.codes)})")
+    refused = check(Path(result.bundle), _trust_of_somebody_else(), None)
+    show(f"  gen4 verify: {verified.verdict} with this machine's trust root")
+    show(f"  gen4 verify: {refused.verdict} with somebody else's ({', '.join(refused.codes)})")
     summary = {
         "home": str(settings.home), "workflow_id": result.workflow_id, "repository": str(repository), "bundle": result.bundle,
         "trust": result.trust, "release": result.release.model_dump(mode="json"), "stages": clock.stages,
@@ -174,6 +189,13 @@ def _conclude(settings: Settings, repository: Path, result: SessionResult, clock
     (BUILD / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     show("  summary: build/demo/summary.json")
     return 0 if verified.verdict == "pass" and refused.verdict == "fail" else 1
+
+
+def _trust_of_somebody_else() -> Path:
+    """A trust root that names another signer: a bundle is worth what the verifier trusts, not what it says of itself."""
+    keys = BUILD / "somebody-else"
+    keys.mkdir(mode=0o700)
+    return ensure_trust(keys, load_signer(keys), (), int(time.time()))
 
 
 if __name__ == "__main__":

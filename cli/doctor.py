@@ -48,7 +48,9 @@ def register(app: typer.Typer) -> None:
             emit({"ok": runnable(findings), "findings": [asdict(finding) for finding in findings]})
         else:
             for finding in findings:
-                show(f"{'✓' if finding.state == 'ok' else '✗' if finding.state == 'missing' else '·'} {finding.name:<14} {finding.detail}")
+                show(
+                    f"{'✓' if finding.state == 'ok' else '✗' if finding.state == 'missing' else '·'} {finding.name:<14} {finding.detail}"
+                )
                 if finding.remedy:
                     show(f"{'':<17}→ {finding.remedy}")
         raise typer.Exit(0 if runnable(findings) else 3)
@@ -122,7 +124,9 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
             continue
         limits = ", ".join(f"{limit} by {how}" for limit, how in sorted(facts.enforcement.items()))
         if bad:
-            yield Finding(name, "missing", "; ".join(f"probe {probe.name} failed: {probe.detail}" for probe in bad), "use another backend")
+            yield Finding(
+                name, "missing", "; ".join(f"probe {probe.name} failed: {probe.detail}" for probe in bad), "use another backend"
+            )
         else:
             yield Finding(name, "ok", f"{facts.version}; limits: {limits}")
 
@@ -132,4 +136,9 @@ def _fabric(settings: Settings) -> Iterator[Finding]:
         state = fabric.running(Home(settings.home))
     except Gen4Error:
         return
-    yield Finding("fabric", "note", f"running at {state.temporal_address}, UI {state.ui_url}" if state else "not running", "" if state else "gen4 up")
+    yield Finding(
+        "fabric",
+        "note",
+        f"running at {state.temporal_address}, UI {state.ui_url}" if state else "not running",
+        "" if state else "gen4 up",
+    )

@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def events(
         id: IdArgument,
-        verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain; exit code 1 names the first bad record.")] = False,
+        verify: Annotated[
+            bool, typer.Option("--verify", help="Check the hash chain; exit code 1 names the first bad record.")
+        ] = False,
         as_json: Json = False,
     ) -> None:
         """The event chain of a session: who did what, and what came of it. Works without a running fabric.

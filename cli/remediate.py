@@ -35,12 +35,20 @@ class Until(StrEnum):
 
 RepositoryOption = Annotated[str, typer.Option("--repository", "-r", help="Local path or allowlisted https/ssh URL.")]
 TestOption = Annotated[
-    str, typer.Option("--test", help="pytest command, split like a shell's words, never run by one. Default: pytest on the repository.")
+    str,
+    typer.Option(
+        "--test", help="pytest command, split like a shell's words, never run by one. Default: pytest on the repository."
+    ),
 ]
 RequirementsOption = Annotated[
-    Path | None, typer.Option("--requirements", exists=True, dir_okay=False, help="Requirements file; default: the repository's own metadata.")
+    Path | None,
+    typer.Option(
+        "--requirements", exists=True, dir_okay=False, help="Requirements file; default: the repository's own metadata."
+    ),
 ]
-FailingOption = Annotated[list[str] | None, typer.Option("--failing", help="Id of a failing test that must pass; may be repeated.")]
+FailingOption = Annotated[
+    list[str] | None, typer.Option("--failing", help="Id of a failing test that must pass; may be repeated.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +61,9 @@ def register(app: typer.Typer) -> None:
         requirements: RequirementsOption = None,
         failing: FailingOption = None,
         release: Annotated[Mode, typer.Option(help="A new branch gen4/<task>, or a fast-forward of the target.")] = Mode.BRANCH,
-        target: Annotated[str | None, typer.Option(help="Branch to fast-forward with --release merge; default: the branch of --ref.")] = None,
+        target: Annotated[
+            str | None, typer.Option(help="Branch to fast-forward with --release merge; default: the branch of --ref.")
+        ] = None,
         until: Annotated[Until | None, typer.Option(help="Wait for the approval request, or for the end.")] = None,
         as_json: Json = False,
     ) -> None:
@@ -82,7 +92,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _request(
-    repository: str, goal: str, ref: str, test: str, requirements: Path | None, failing: list[str] | None, release: Mode, target: str | None
+    repository: str,
+    goal: str,
+    ref: str,
+    test: str,
+    requirements: Path | None,
+    failing: list[str] | None,
+    release: Mode,
+    target: str | None,
 ) -> RemediationRequest:
     try:
         command = split_command(test)
@@ -101,7 +118,9 @@ def split_command(text: str) -> tuple[str, ...]:
         words = tuple(shlex.split(text))
         parse_test_command(words)
     except (ValueError, InvalidRequest) as error:
-        raise InputError("TEST_COMMAND_INVALID", str(error), "give a pytest command such as 'python -m pytest -q tests'") from error
+        raise InputError(
+            "TEST_COMMAND_INVALID", str(error), "give a pytest command such as 'python -m pytest -q tests'"
+        ) from error
     return words
 
 
@@ -130,7 +149,9 @@ async def _remediate(request: RemediationRequest, until: Until | None, as_json: 
         document = {"workflow_id": handle.id, "run_id": handle.first_execution_run_id, "ui": fabric.workflow_link(handle.id)}
         emit(document) if as_json else show(handle.id)
         return None
-    status = await session.follow(handle, lambda now: until is Until.APPROVAL and now.approval is not None and now.approval.status == "pending")
+    status = await session.follow(
+        handle, lambda now: until is Until.APPROVAL and now.approval is not None and now.approval.status == "pending"
+    )
     closed = (await handle.describe()).close_time is not None
     if closed:
         result = await session.result_of(handle)

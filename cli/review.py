@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,13 @@ class Review:
 def review(request: ApprovalRequest, local: LocalStore) -> Review:
     action = request.action
     bundle = bundle_directory(local, action.bundle_digest)
-    report = verify_bundle(bundle, load_trust(local.home.keys / TRUST_FILE), objects=local.objects)
+    report = verify_bundle(bundle, load_trust(local.home.keys / TRUST_FILE), objects=local.objects, now_ms=time.time_ns() // 1_000_000)
     commit = local.objects.commit(action.commit_id)
     checks = {
         "the action digest is that of the action": action.digest == request.action_digest,
         "the bundle passes the Trust Gate": report.verdict == "pass",
-        "the bundle digest is that of its checksums": digest_of((bundle / "checksums.sha256").read_bytes()) == action.bundle_digest,
+        "the bundle digest is that of its checksums": digest_of((bundle / "checksums.sha256").read_bytes())
+        == action.bundle_digest,
         "the stamp is the approved one": sha256_hex((bundle / "stamp.json").read_bytes()) == action.stamp_sha256,
         "the commit has the verified tree": commit.tree == action.result_tree,
     }

@@ -83,7 +83,9 @@ def _typed(cause: BaseException | None) -> Exception:
 
 
 async def follow(
-    handle: WorkflowHandle[Any, Any], done: Callable[[SessionStatus], bool], on_status: Callable[[SessionStatus], Awaitable[None]] | None = None
+    handle: WorkflowHandle[Any, Any],
+    done: Callable[[SessionStatus], bool],
+    on_status: Callable[[SessionStatus], Awaitable[None]] | None = None,
 ) -> SessionStatus | None:
     """Show stages until ``done`` or the workflow's end: live on a terminal, a line per stage elsewhere."""
     shown = _Terminal() if progress.is_terminal else _Lines()
@@ -149,8 +151,9 @@ class _Terminal(_Lines):
         now_ms = time.time() * 1000
         for stage in status.stages:
             if stage.ended_ms is None:
-                table.add_row(Spinner("dots"), stage.name, f"{max(0.0, (now_ms - stage.started_ms) / 1000):.0f} s", plain(stage.note))
+                table.add_row(
+                    Spinner("dots"), stage.name, f"{max(0.0, (now_ms - stage.started_ms) / 1000):.0f} s", plain(stage.note)
+                )
             else:
                 table.add_row("[green]✓[/]", stage.name, f"{stage.seconds:.1f} s", plain(stage.note))
         self._live.update(table)
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -13,17 +14,32 @@ from activities.evidence.verification import verify_bundle
 from activities.record.objects import ObjectStore
 from cli.fabric import Json
 from cli.output import emit, show
+from schemas.canonical import strict_json
 from schemas.error import InputError
 from schemas.gates import GateReport
+from schemas.model import Door, GitId
 from workers.settings import read_settings
+
+STAMP_LIMIT = 4 * 1024 * 1024
+
+
+class GitIdOnly(Door):
+    id: GitId
 
 
 def register(app: typer.Typer) -> None:
     @app.command()
     def verify(
         directory: Annotated[Path, typer.Argument(help="The bundle: a folder with exactly eight or nine files.")],
-        trust: Annotated[Path | None, typer.Option(help="Trust root file; default: that of GEN4_HOME. Never taken from the bundle.")] = None,
-        repository: Annotated[Path | None, typer.Option("--repository", "-r", help="Repository with the base commit: also checks that the patch gives the stated tree.")] = None,
+        trust: Annotated[
+            Path | None, typer.Option(help="Trust root file; default: that of GEN4_HOME. Never taken from the bundle.")
+        ] = None,
+        repository: Annotated[
+            Path | None,
+            typer.Option(
+                "--repository", "-r", help="Repository with the base commit: also checks that the patch gives the stated tree."
+            ),
+        ] = None,
         as_json: Json = False,
     ) -> None:
         """Verify an Evidence Bundle. Works offline; needs no fabric, no login, no key.
@@ -40,13 +56,24 @@ def register(app: typer.Typer) -> None:
 def check(directory: Path, trust: Path, repository: Path | None) -> GateReport:
     if not directory.is_dir():
         raise InputError("BUNDLE_NOT_FOUND", f"{directory} is not a folder", "give the folder of an Evidence Bundle")
-    root = load_trust(trust)
+    root, now_ms = load_trust(trust), time.time_ns() // 1_000_000
     if repository is None:
-        return verify_bundle(directory, root)
+        return verify_bundle(directory, root, now_ms=now_ms)
     with tempfile.TemporaryDirectory(prefix="gen4-verify-") as scratch:
-        objects = ObjectStore.open(Path(scratch) / "objects")
-        objects.fetch_all(str(repository.absolute()))
-        return verify_bundle(directory, root, objects=objects)
+        objects = ObjectStore.open(Path(scratch) / "objects.git")
+        commit = _base_commit(directory)
+        if commit is not None:
+            objects.fetch(str(repository.absolute()), commit)
+        return verify_bundle(directory, root, objects=objects, now_ms=now_ms)
+
+
+def _base_commit(directory: Path) -> str | None:
+    """The commit to fetch before the checks. Only a hint: what the stamp says is checked by the checks."""
+    try:
+        stamp = strict_json((directory / "stamp.json").read_bytes()[:STAMP_LIMIT])
+        return GitIdOnly(id=stamp["source"]["base_commit"]).id
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def print_report(directory: Path, report: GateReport) -> None:

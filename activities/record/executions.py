@@ -56,6 +56,13 @@ class ExecutionRows:
 
         return run(connection) if connection is not None else self._store.write(run)
 
+    def session_of(self, tenant_id: str, id: str) -> str | None:
+        """The session of a workflow id (of its latest run), or ``id`` itself if it names a session."""
+        named = (EXECUTION.c.workflow_id == id) | (EXECUTION.c.session_id == id)
+        query = select(EXECUTION.c.session_id).where(EXECUTION.c.tenant_id == tenant_id, named).order_by(EXECUTION.c.created_at_ms.desc())
+        found: str | None = self._store.read(lambda connection: connection.execute(query.limit(1)).scalar_one_or_none())
+        return found
+
     def of_session(self, tenant_id: str, session_id: str) -> list[ExecutionRow]:
         """All runs of a session, oldest first."""
         query = (

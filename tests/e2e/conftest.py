@@ -18,7 +18,9 @@ def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
     home = Path(tempfile.mkdtemp(prefix="gen4-e2e-home-"))
     repositories = tmp_path_factory.mktemp("repositories")
     kept = {key: value for key, value in os.environ.items() if not key.startswith("GEN4_") or key == "GEN4_CACHE"}
-    made = Fabric(home / "gen4", repositories, kept | {"GEN4_HOME": str(home / "gen4"), "GEN4_REPOSITORY_ROOTS": str(repositories)})
+    made = Fabric(
+        home / "gen4", repositories, kept | {"GEN4_HOME": str(home / "gen4"), "GEN4_REPOSITORY_ROOTS": str(repositories)}
+    )
     up = made.gen4("up", "--json")
     assert up.code == 0, up.err
     yield made

@@ -106,7 +106,9 @@ class Fabric:
 
 
 def git(path: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(path), *arguments], env=os.environ | IDENTITY, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(path), *arguments], env=os.environ | IDENTITY, capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 

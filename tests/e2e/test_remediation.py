@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -26,7 +27,14 @@ def approved(fabric: Fabric) -> dict[str, Any]:
     repository = fabric.repository("shop")
     head = git(repository, "rev-parse", "HEAD")
     done = fabric.gen4(
-        "remediate", "-r", str(repository), "-g", "clamp returns the upper bound for small values", "--until", "approval", "--json"
+        "remediate",
+        "-r",
+        str(repository),
+        "-g",
+        "clamp returns the upper bound for small values",
+        "--until",
+        "approval",
+        "--json",
     )
     assert done.code == 0, done.err
     started = done.json
@@ -34,7 +42,13 @@ def approved(fabric: Fabric) -> dict[str, Any]:
     approve = fabric.gen4("approve", started["workflow_id"], "--digest", digest, "--reason", "read it", "--json")
     assert approve.code == 0, approve.err
     ended = fabric.wait_for(started["workflow_id"], closed)
-    return {"repository": repository, "head": head, "workflow_id": started["workflow_id"], "digest": digest, "result": ended["result"]}
+    return {
+        "repository": repository,
+        "head": head,
+        "workflow_id": started["workflow_id"],
+        "digest": digest,
+        "result": ended["result"],
+    }
 
 
 def test_an_approved_fix_is_released_as_a_signed_commit_on_a_new_branch(fabric: Fabric, approved: dict[str, Any]) -> None:
@@ -99,14 +113,18 @@ def test_the_event_chain_of_the_session_verifies(fabric: Fabric, approved: dict[
     ]
     assert transitions[0] == ("Intake", "IntentReceived", "PolicyReview")
     assert transitions[-1][2] == "Closed"
-    assert all(before[2] == after[0] for before, after in zip(transitions, transitions[1:], strict=False))
+    assert all(before[2] == after[0] for before, after in itertools.pairwise(transitions))
 
 
 def test_a_merge_fast_forwards_a_bare_repository_and_a_rejection_changes_nothing(fabric: Fabric) -> None:
     repository = fabric.repository("merge", bare=True)
     head = git(repository, "rev-parse", "main")
-    first = fabric.gen4("remediate", "-r", str(repository), "-g", "clamp", "--release", "merge", "--until", "approval", "--json").json
-    second = fabric.gen4("remediate", "-r", str(repository), "-g", "clamp", "--release", "merge", "--until", "approval", "--json").json
+    first = fabric.gen4(
+        "remediate", "-r", str(repository), "-g", "clamp", "--release", "merge", "--until", "approval", "--json"
+    ).json
+    second = fabric.gen4(
+        "remediate", "-r", str(repository), "-g", "clamp", "--release", "merge", "--until", "approval", "--json"
+    ).json
     rejected = fabric.gen4("reject", second["workflow_id"], "--reason", "one is enough")
     assert rejected.code == 0, rejected.err
     ended = fabric.wait_for(second["workflow_id"], closed)
@@ -132,7 +150,9 @@ def test_a_patch_from_ci_is_compiled_to_the_same_kind_of_bundle(fabric: Fabric, 
     patch = git(repository, "diff") + "\n"
     git(repository, "checkout", "-q", "--", ".")
     out = tmp_path / "evidence"
-    done = fabric.gen4("compile", "-r", str(repository), "--base", "main", "--patch", "-", "--out", str(out), "--json", stdin=patch)
+    done = fabric.gen4(
+        "compile", "-r", str(repository), "--base", "main", "--patch", "-", "--out", str(out), "--json", stdin=patch
+    )
     assert done.code == 0, done.err + done.out
     assert fabric.gen4("verify", str(out)).code == 0
     results = json.loads((out / "test_results.json").read_bytes())
@@ -145,7 +165,9 @@ def test_a_patch_that_mends_nothing_is_rejected_with_its_code(fabric: Fabric, tm
     source.write_text(source.read_text().replace("percent", "per cent"))
     patch = tmp_path / "change.patch"
     patch.write_text(git(repository, "diff") + "\n")
-    done = fabric.gen4("compile", "-r", str(repository), "--base", "main", "--patch", str(patch), "--out", str(tmp_path / "e"), "--json")
+    done = fabric.gen4(
+        "compile", "-r", str(repository), "--base", "main", "--patch", str(patch), "--out", str(tmp_path / "e"), "--json"
+    )
     assert done.code == 1
     assert "NOTHING_FIXED" in done.json["rejection"]["codes"]
     assert not (tmp_path / "e").exists()
