@@ -51,6 +51,7 @@ def private_engine() -> Iterator[str]:
         raise InfrastructureError("DOCKER_UNAVAILABLE", "no Docker engine answers", "start one, or as root install docker.io")
     folder = Path(tempfile.mkdtemp(prefix="gen4-docker-"))
     url = f"unix://{folder / 'docker.sock'}"
+    folder.chmod(0o711)  # members of the docker group reach the socket; the engine closes its own folders
     (folder / "config.json").write_text("{}\n")  # the machine's own configuration is not ours to use
     try:
         with (folder / "log").open("wb") as log:
