@@ -1,7 +1,7 @@
 """From implementations to activities: every capability of a pool exactly once, with the declared types, or no start.
 
-Each activity takes a ``RawValue`` and a dynamic catch-all takes every other name, so that arguments which do not decode
-and names which nobody registered reach the gate instead of failing inside the SDK.
+A worker registers one dynamic activity, which takes every name and undecoded arguments. A name that nobody implements, too
+many arguments and bytes that do not decode all reach the gate that way, instead of failing (and being retried) in the SDK.
 """
 
 from __future__ import annotations
@@ -27,13 +27,19 @@ class RegistrationError(InfrastructureError):
 
 
 def activities_of(implementers: Iterable[object], pool: Pool) -> list[Callable[..., Any]]:
-    """Activities for a worker of ``pool``, and the catch-all.
+    """The activities of a worker of ``pool``; it must run behind the gate, which admits and decodes.
 
     Raises:
         RegistrationError: a capability of the pool is implemented twice, not at all, or with other types.
     """
     methods = check_registration(implementers, pool)
-    return [*(_as_activity(name, method) for name, method in sorted(methods.items())), _unknown]
+
+    @activity.defn(dynamic=True)
+    def dispatch(request: Sequence[RawValue]) -> Any:
+        # The declared type is what the SDK asks of a dynamic activity; by now the gate has put the decoded request here.
+        return methods[activity.info().activity_type](request)
+
+    return [dispatch]
 
 
 def served_by(pool: Pool) -> frozenset[str]:
@@ -80,6 +86,8 @@ def _implementations(implementer: object) -> Iterable[tuple[Capability[Any, Any]
 def _check_types(capability: Capability[Any, Any], method: Method) -> None:
     hints = get_type_hints(method)
     result = hints.pop("return", None)
+    if inspect.iscoroutinefunction(method):
+        raise RegistrationError("CAP_ASYNC", f"{_name(method)} must be a plain method: it runs in a thread of the pool")
     if list(hints.values()) != [capability.input] or result is not capability.output:
         raise RegistrationError(
             "CAP_TYPES", f"{_name(method)} must take {capability.input.__name__} and return {capability.output.__name__}"
@@ -88,22 +96,3 @@ def _check_types(capability: Capability[Any, Any], method: Method) -> None:
 
 def _name(method: Method) -> str:
     return str(getattr(method, "__qualname__", method))
-
-
-def _as_activity(name: str, method: Method) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(method):
-
-        async def run_async(argument: RawValue) -> Any:
-            return await method(argument)  # the gate has put the decoded request in its place
-
-        return activity.defn(name=name)(run_async)
-
-    def run(argument: RawValue) -> Any:
-        return method(argument)  # the gate has put the decoded request in its place
-
-    return activity.defn(name=name)(run)
-
-
-@activity.defn(dynamic=True)
-async def _unknown(arguments: Sequence[RawValue]) -> None:
-    raise AssertionError("the gate let an unknown activity through")

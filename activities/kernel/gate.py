@@ -82,7 +82,7 @@ class _Gated(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         info = activity.info()
-        inquiry = _Inquiry(self._gate, info, list(input.args))
+        inquiry = _Inquiry(self._gate, info, [value for value in input.args[0] if isinstance(value, RawValue)])
         call = Call(activity_type=info.activity_type, workflow_type=info.workflow_type)
         for check in CHECKS:
             call = await inquiry.gather(call, check.needs)
@@ -174,7 +174,7 @@ class _Gated(ActivityInboundInterceptor):
 class _Inquiry:
     """Gathers the facts of one call, each once and only when a check needs it."""
 
-    def __init__(self, gate: Gate, info: activity.Info, arguments: list[Any]) -> None:
+    def __init__(self, gate: Gate, info: activity.Info, arguments: list[RawValue]) -> None:
         self._gate = gate
         self._info = info
         self._arguments = arguments
@@ -253,7 +253,7 @@ class _Inquiry:
         if capability is None:
             return call
         call = replace(call, capability=capability, served=capability.id in self._gate.served)
-        if len(self._arguments) != 1 or not isinstance(self._arguments[0], RawValue):
+        if len(self._arguments) != 1:
             return replace(call, input_error=f"expected exactly one argument, a {capability.input.__name__}")
         try:
             request = activity.payload_converter().from_payload(self._arguments[0].payload, capability.input)
@@ -323,7 +323,7 @@ async def read_started(client: Client, workflow_id: str, run_id: str) -> Started
     except RPCError as error:
         if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
             return None
-        raise _failure("TEMPORAL_UNAVAILABLE", f"cannot read how the run began: {error.status.name}", retryable=True) from error
+        raise _failure("TEMPORAL_UNAVAILABLE", f"cannot read how the run began: {error.status.name}", retryable=True) from None
     return None
 
 
@@ -347,15 +347,16 @@ async def _in_thread(code: str, work: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(work)
     except InfrastructureError as error:
-        raise _failure(error.code, error.message, error.remedy, retryable=True) from error
+        raise _failure(error.code, error.message, error.remedy, retryable=True) from None
     except Exception as error:
-        raise _failure(code, f"{type(error).__name__}: {error}", "run `gen4 status`", retryable=True) from error
+        raise _failure(code, f"{type(error).__name__}: {error}", "run `gen4 status`", retryable=True) from None
 
 
 def _failure(code: str, message: str, remedy: str = "", *, retryable: bool) -> ApplicationError:
+    """Raise it ``from None``: with causes and their traces it outgrows the 4 KiB that the server shows while it retries."""
     text = message[:MESSAGE_CHARS]
     detail = {"code": code, "message": text, "remedy": remedy[:MESSAGE_CHARS]}
-    return ApplicationError(f"{code}: {text}", detail, type=code, non_retryable=not retryable)
+    return ApplicationError(text, detail, type=code, non_retryable=not retryable)
 
 
 def _conclude(outcome: Outcome, who: Acting) -> BaseModel | None:
@@ -365,7 +366,7 @@ def _conclude(outcome: Outcome, who: Acting) -> BaseModel | None:
         case None:
             return outcome.result
         case Gen4Error():
-            raise _failure(error.code, error.message, error.remedy, retryable=error.retryable) from error
+            raise _failure(error.code, error.message, error.remedy, retryable=error.retryable) from None
         case ApplicationError():
             raise error
         case Exception() if not outcome.cancelled:

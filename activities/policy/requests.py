@@ -33,9 +33,8 @@ def request_facts(
     repository: str, ref: str, mode: str | None, target: str | None, *, roots: Sequence[Path], hosts: Sequence[str]
 ) -> RequestFacts:
     """What ``gen4.request`` judges; an absent mode or target is the word ``none``."""
-    return RequestFacts(
-        repository=repository_facts(repository, roots, hosts), ref=ref, release={"mode": mode or "none", "target": target or "none"}
-    )
+    release = {"mode": mode or "none", "target": target or "none"}
+    return RequestFacts(repository=repository_facts(repository, roots, hosts), ref=ref, release=release)
 
 
 def repository_facts(repository: str, roots: Sequence[Path], hosts: Sequence[str]) -> RepositoryFacts:

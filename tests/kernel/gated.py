@@ -1,0 +1,180 @@
+"""A worker of the forge pool behind the gate, and one scripted workflow that plays every workflow type."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from temporalio import workflow
+from temporalio.api.common.v1 import Payload as RawPayload
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import RawValue, RetryPolicy
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.worker import Worker
+
+from activities.kernel.acting import Acting, acting
+from activities.kernel.gate import Gate
+from activities.kernel.implementing import implements
+from activities.kernel.judging import PolicyPort
+from activities.record.chain import EventChain
+from activities.record.store import Store
+from schemas.capabilities import DELIVER, FETCH_SOURCE, SEAL_COMMIT, FetchSource, SealCommit, SealedCommit
+from schemas.event import Event
+from schemas.request import ReleaseRequest, ReleaseResult, ReleaseSummary
+from schemas.task import Source
+from workers.registration import activities_of, served_by
+
+TENANT, OPERATOR = "local", "operator:test"
+
+
+@dataclass(frozen=True)
+class Server:
+    address: str
+
+    async def client(self) -> Client:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return await Client.connect(self.address, data_converter=pydantic_data_converter)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+
+
+@dataclass
+class Forge:
+    """Implements the forge pool and notes who called. ``trouble`` is run first and may raise."""
+
+    calls: list[tuple[str, Acting]] = field(default_factory=list)
+    trouble: Callable[[str, Acting], None] = lambda name, who: None
+    threads: set[int] = field(default_factory=set)
+
+    @implements(FETCH_SOURCE)
+    def fetch(self, request: FetchSource) -> Source:
+        self._note("fetch")
+        return Source(repository=request.repository, ref=request.ref, base_commit="1" * 40, base_tree="2" * 40, commit_time=1)
+
+    @implements(SEAL_COMMIT)
+    def seal(self, request: SealCommit) -> SealedCommit:
+        self._note("seal")
+        return SealedCommit(commit_id="3" * 40, target_ref=f"refs/heads/{len(self.calls)}", expected_head="0" * 40)
+
+    @implements(DELIVER)
+    def deliver(self, request: ReleaseRequest) -> ReleaseResult:
+        self._note("deliver")
+        return ReleaseResult(release=ReleaseSummary(mode=request.mode, ref=request.target_ref, commit=request.commit_id))
+
+    def _note(self, name: str) -> None:
+        self.calls.append((name, acting()))
+        self.threads.add(threading.get_ident())
+        self.trouble(name, acting())
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
+
+def broken() -> RawValue:
+    """A payload that says JSON and is none."""
+    return RawValue(RawPayload(metadata={"encoding": b"json/plain"}, data=b'{"repository": '))
+
+
+@workflow.defn(dynamic=True, sandboxed=False)
+class Scripted:
+    """Whatever type it is started as, it does the steps of its argument and returns what each gave."""
+
+    def __init__(self) -> None:
+        self._go = False
+        self._more: list[dict[str, Any]] = []
+
+    @workflow.signal
+    def go(self, more: list[dict[str, Any]]) -> None:
+        self._more, self._go = more, True
+
+    @workflow.run
+    async def run(self, args: Sequence[RawValue]) -> list[Any]:
+        steps = workflow.payload_converter().from_payload(args[0].payload, list)
+        done = [await self._step(step) for step in steps]
+        return done + [await self._step(step) for step in self._more]
+
+    async def _step(self, step: dict[str, Any]) -> Any:
+        if "wait" in step:
+            await workflow.wait_condition(lambda: self._go)
+            return "waited"
+        if "child" in step:
+            return await workflow.execute_child_workflow(step["child"], step["steps"], id=str(workflow.uuid4()))
+        if "continue" in step:
+            workflow.continue_as_new(step["continue"])
+        arguments = [broken() if value == "broken" else value for value in step["args"]]
+        try:
+            return {"ok": await self._call(step["call"], arguments)}
+        except ActivityError as error:
+            cause = error.cause
+            assert isinstance(cause, ApplicationError)
+            return {"code": cause.type, "final": cause.non_retryable, "details": list(cause.details), "message": cause.message}
+
+    async def _call(self, name: str, arguments: list[Any]) -> Any:
+        return await workflow.execute_activity(
+            name, args=arguments, start_to_close_timeout=timedelta(seconds=30), heartbeat_timeout=timedelta(seconds=5),
+            retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=100), maximum_interval=timedelta(milliseconds=300)),
+        )  # fmt: skip
+
+
+@dataclass
+class Gated:
+    """A client, the store behind the gate, and the implementation that it guards."""
+
+    client: Client
+    queue: str
+    store: Store
+    forge: Forge
+
+    async def start(self, kind: str, *steps: dict[str, Any]) -> WorkflowHandle[Any, Any]:
+        return await self.client.start_workflow(kind, list(steps), id=f"{kind}-{uuid.uuid4()}", task_queue=self.queue)
+
+    async def run(self, kind: str, *steps: dict[str, Any]) -> Any:
+        return await asyncio.wait_for((await self.start(kind, *steps)).result(), timeout=60)
+
+    async def reset(self, handle: WorkflowHandle[Any, Any]) -> str:
+        """Reset to the end of the first workflow task; returns the id of the new run."""
+        execution = WorkflowExecution(workflow_id=handle.id, run_id=handle.first_execution_run_id or "")
+        request = ResetWorkflowExecutionRequest(
+            namespace=self.client.namespace, workflow_execution=execution, reason="test", workflow_task_finish_event_id=4,
+            request_id=str(uuid.uuid4()),
+        )  # fmt: skip
+        return (await self.client.workflow_service.reset_workflow_execution(request)).run_id
+
+    def events(self, session_id: str) -> list[tuple[Event, dict[str, Any]]]:
+        return EventChain(self.store).read(TENANT, session_id)
+
+    def kinds(self, session_id: str) -> list[str]:
+        return [event.kind for event, _ in self.events(session_id)]
+
+
+@asynccontextmanager
+async def gated(server: Server, folder: Path, policy: PolicyPort, forge: Forge | None = None) -> AsyncIterator[Gated]:
+    client, forge, queue = await server.client(), forge or Forge(), f"gated-{uuid.uuid4()}"
+    store = Store.open(f"sqlite:///{folder}/store.db")
+    gate = Gate(
+        client=client, store=store, policy=policy, tenant_id=TENANT, operator_id=OPERATOR, served=served_by("forge")
+    )
+    try:
+        async with Worker(
+            client, task_queue=queue, workflows=[Scripted], activities=activities_of([forge], "forge"), interceptors=[gate],
+            activity_executor=ThreadPoolExecutor(4), max_concurrent_activities=4,
+        ):  # fmt: skip
+            yield Gated(client, queue, store, forge)
+    finally:
+        store.close()
