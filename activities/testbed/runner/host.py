@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
@@ -32,7 +32,7 @@ class Host:
         os.close(null)
         set_dumpable(False)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        return cls(cast(BinaryIO, os.fdopen(input_fd, "rb", buffering=1 << 16)), output_fd)
+        return cls(os.fdopen(input_fd, "rb", buffering=1 << 16), output_fd)
 
     def send(self, kind: str, **fields: Any) -> None:
         data = json.dumps({"kind": kind, **fields}, separators=(",", ":")).encode() + b"\n"

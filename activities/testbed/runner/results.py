@@ -72,17 +72,19 @@ class Results:
             return self._after_finish()
         how = f"signal {-status}" if status < 0 else f"exit code {status}"
         if self._test is not None:
-            return self._broke(self._test, "error", "TEST_CRASHED", f"{self._test} ended its process with {how}")
+            return self._broke(self._test, "error", f"{self._test} ended its process with {how}")
         if self._file and not self._collected:
-            return self._broke_file("TEST_CRASHED", f"collecting {self._file} ended the process with {how}")
+            return self._broke_file(f"collecting {self._file} ended the process with {how}")
         return self.give_up("HARNESS_BROKEN", f"pytest's process ended with {how} outside of any test")
 
     def timed_out(self, test_ms: int) -> bool:
         """The child was too long at one thing; True when no further child is needed."""
         if self._test is not None:
-            return self._broke(self._test, "failed", "TEST_TIMEOUT", f"{self._test} did not end within {test_ms} ms")
+            self._code("TEST_TIMEOUT", f"{self._test} did not end within {test_ms} ms")
+            return self._broke(self._test, "failed", f"{self._test} did not end within {test_ms} ms")
         if self._file and not self._collected:
-            return self._broke_file("TEST_TIMEOUT", f"collecting {self._file} did not end")
+            self._code("TEST_TIMEOUT", f"collecting {self._file} did not end")
+            return self._broke_file(f"collecting {self._file} did not end")
         return self.give_up("HARNESS_BROKEN", "pytest made no progress outside of any test")
 
     def give_up(self, code: str, message: str) -> bool:
@@ -142,15 +144,13 @@ class Results:
         self._settle(nodeid, max(phases, key=_ORDER.index) if phases else "error", "")
         self._test = None
 
-    def _broke(self, nodeid: str, outcome: str, code: str, message: str) -> bool:
+    def _broke(self, nodeid: str, outcome: str, message: str) -> bool:
         self._settle(nodeid, outcome, message)
-        self._code(code, message)
         # Without a collected remainder the next child would only repeat an empty collection.
         return all(other in self.outcomes for other in self._left)
 
-    def _broke_file(self, code: str, message: str) -> bool:
+    def _broke_file(self, message: str) -> bool:
         self._settle(self._file, "error", message)
-        self._code(code, message)
         self.broken_files.add(self._file)
         return False
 

@@ -65,11 +65,9 @@ class Target:
 
     def _provides(self, name: str) -> bool:
         relative = name.replace(".", os.sep)
-        folders = [*self.path, *(entry for entry in sys.path if entry and self._inside(entry))]
-        return any(
-            os.path.isfile(os.path.join(folder, relative + ".py")) or os.path.isfile(os.path.join(folder, relative, "__init__.py"))
-            for folder in dict.fromkeys(folders)
-        )
+        folders = dict.fromkeys([*self.path, *(entry for entry in sys.path if entry and self._inside(entry))])
+        files = (f"{relative}.py", os.path.join(relative, "__init__.py"))
+        return any(os.path.isfile(os.path.join(folder, file)) for folder in folders for file in files)
 
 
 def _origin(module: ModuleType) -> str | None:

@@ -49,10 +49,8 @@ def unpack(stream: BinaryIO, size: int, folder: str) -> None:
 
 def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    source = archive.extractfile(member)
-    assert source is not None
     with open(path, "wb") as target:
-        shutil.copyfileobj(source, target)
+        shutil.copyfileobj(cast(BinaryIO, archive.extractfile(member)), target)
     os.chmod(path, 0o755 if member.mode & 0o100 else 0o644)
 
 

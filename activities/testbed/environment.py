@@ -1,0 +1,283 @@
+"""Environments: base digest plus a lock of hashed wheels, resolved once from the base tree, rebuilt anywhere from the lock.
+
+1. Read metadata files from the base tree (:mod:`discovery`).
+2. Resolve to wheels on the host, building nothing there (:mod:`resolving`); what has no wheel is built in a sandbox
+   (:mod:`building`).
+3. Keep wheels and lock as blobs; the digest of the lock identifies the environment.
+4. Unpack the wheels into a folder of that name (:mod:`wheels`), which sandboxes see read-only as ``/env``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
+from activities.record.blobs import BlobStore
+from activities.record.home import Home
+from activities.record.objects import ObjectStore
+from activities.testbed import wheels
+from activities.testbed.building import Builder, archive_of
+from activities.testbed.discovery import Discovered, discover, is_metadata, refuse_newer_python
+from activities.testbed.resolving import Base, NoWheel, download_wheels, fetch_sdist
+from schemas.canonical import digest_of, jcs, jcs_sha256
+from schemas.error import Refused
+from schemas.model import BlobRef, Digest, GitId
+from schemas.testing import Environment, EnvironmentLock
+
+Heartbeat = Callable[[], None]
+Wheels = list[tuple[str, bytes]]
+_MAX_METADATA = 1024 * 1024
+_MAX_BUILDS = 24
+"""Source distributions built for one environment, those of their build requirements included."""
+_MAX_DEPTH = 3
+_HAS_WHEELS = "require a version that has wheels"
+
+
+class Environments:
+    """All environments of one home. Safe to use from several threads and processes: folders appear whole."""
+
+    def __init__(self, home: Home, blobs: BlobStore, objects: ObjectStore, root: RootFilesystem, backend: SandboxBackend) -> None:
+        self._folder = home.environments
+        self._blobs, self._objects, self._root = blobs, objects, root
+        self._builder = Builder(root, backend)
+
+    def prepare(self, base_tree: GitId, requirements: tuple[str, ...], heartbeat: Heartbeat) -> Environment:
+        """The environment of a tree; the second time for the same metadata it comes from disk, without network.
+
+        Raises:
+            InputError: PYTHON_TOO_NEW, REQUIREMENT_INVALID, METADATA_INVALID.
+            Refused: REQUIREMENT_DIRECT, ENVIRONMENT_UNRESOLVED, BUILD_FAILED, SDIST_HASH, WHEEL_INVALID.
+            InfrastructureError: INDEX_UNREACHABLE, or the sandbox could not be used.
+        """
+        base = self._base(heartbeat)
+        files = self._metadata_files(base_tree)
+        found = discover(files, requirements)
+        refuse_newer_python(found.requires_python, base.python_version)
+        key = jcs_sha256(
+            {
+                "base": self._root.digest,
+                "profile": wheels.PROFILE,
+                "tree": base_tree if found.needs_build else "",
+                "requirements": list(found.requirements),
+                "constraints": list(found.constraints),
+                "project": found.project or "",
+            }
+        )
+        lock = self._remembered(key)
+        if lock is None:
+            lock = self._resolve(base_tree, files, requirements, found, base, heartbeat)
+            self._remember(key, lock)
+        reference = self._blobs.put(jcs(lock), "application/json")
+        digest = digest_of(jcs(lock))
+        self._build(digest, lock)
+        return Environment(
+            environment_digest=digest,
+            base_digest=lock.base_digest,
+            lock=reference,
+            python_version=lock.python_version,
+            platform=lock.platform,
+        )
+
+    def path(self, environment_digest: Digest) -> Path:
+        """The folder of an environment; made again from its lock when it is missing.
+
+        Raises:
+            InfrastructureError: BLOB_MISSING when lock or wheels are gone.
+        """
+        folder = self._path(environment_digest)
+        if not folder.is_dir():
+            self._build(environment_digest, self.lock(environment_digest))
+        return folder
+
+    def lock(self, environment_digest: Digest) -> EnvironmentLock:
+        """The lock that an environment's digest names."""
+        data = self._blobs.get(environment_digest.removeprefix("sha256:"))
+        return EnvironmentLock.model_validate_json(data)
+
+    def _path(self, digest: Digest) -> Path:
+        return self._folder / digest.removeprefix("sha256:")
+
+    def _build(self, digest: Digest, lock: EnvironmentLock) -> None:
+        target = self._path(digest)
+        if target.is_dir():
+            return
+        scratch = Path(tempfile.mkdtemp(dir=self._folder, prefix=".building-"))
+        try:
+            folder = scratch / "env"
+            wheels.install(((wheel.filename, self._blobs.get(wheel.sha256)) for wheel in lock.wheels), folder)
+            os.rename(folder, target)
+        except OSError:
+            if not target.is_dir():  # another worker may have been first
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _base(self, heartbeat: Heartbeat) -> Base:
+        file = self._folder / f"base-{self._root.digest.removeprefix('sha256:')}.json"
+        if file.is_file():
+            found = json.loads(file.read_text())
+            return Base(found["markers"], found["libc"])
+        base = self._builder.base(heartbeat)
+        _write_whole(file, json.dumps({"markers": base.markers, "libc": base.libc}))
+        return base
+
+    def _remembered(self, key: str) -> EnvironmentLock | None:
+        file = self._folder / f"resolved-{key}.json"
+        if not file.is_file():
+            return None
+        lock = self.lock(json.loads(file.read_text())["environment_digest"])
+        return lock if all(self._blobs.path(wheel.sha256).is_file() for wheel in lock.wheels) else None
+
+    def _remember(self, key: str, lock: EnvironmentLock) -> None:
+        self._blobs.put(jcs(lock), "application/json")
+        _write_whole(self._folder / f"resolved-{key}.json", json.dumps({"environment_digest": digest_of(jcs(lock))}))
+
+    def _metadata_files(self, tree: GitId) -> dict[str, bytes]:
+        entries = [entry for entry in self._objects.entries(tree) if entry.type == "blob" and is_metadata(entry.path)]
+        return {
+            entry.path: self._objects.read(entry.oid)
+            for entry in entries
+            if entry.mode.startswith("100") and (entry.size or 0) <= _MAX_METADATA
+        }
+
+    def _resolve(
+        self,
+        tree: GitId,
+        files: dict[str, bytes],
+        requested: tuple[str, ...],
+        found: Discovered,
+        base: Base,
+        heartbeat: Heartbeat,
+    ) -> EnvironmentLock:
+        resolution = _Resolution(self._builder, base, heartbeat)
+        if found.needs_build:
+            metadata = resolution.metadata(lambda out: self._objects.tar(tree, out))
+            if metadata is not None:
+                found = discover(files, requested, built=metadata)
+                refuse_newer_python(found.requires_python, base.python_version)
+        chosen = resolution.wheels(found.requirements, found.constraints)
+        described = []
+        for filename, data in chosen:
+            self._blobs.put(data, "application/zip")
+            described.append(wheels.describe(filename, data))
+        return EnvironmentLock(
+            base_digest=self._root.digest,
+            platform=base.platform,
+            python_version=base.python_version,
+            profile=wheels.PROFILE,
+            wheels=tuple(sorted(described, key=lambda wheel: (wheel.name, wheel.filename))),
+            origin=found.origin,
+        )
+
+
+class _Resolution:
+    """One resolution: wheels from the index, and those that had to be built for it."""
+
+    def __init__(self, builder: Builder, base: Base, heartbeat: Heartbeat) -> None:
+        self._builder, self._base, self._heartbeat = builder, base, heartbeat
+        self._built: Wheels = []
+        self._builds = 0
+
+    def wheels(self, requirements: Sequence[str], constraints: Sequence[str] = (), depth: int = 0) -> Wheels:
+        """Everything that ``requirements`` need, as wheels.
+
+        Raises:
+            Refused: ENVIRONMENT_UNRESOLVED, BUILD_FAILED.
+        """
+        while True:
+            with tempfile.TemporaryDirectory(prefix="gen4-built-") as name:
+                for filename, data in self._built:
+                    (Path(name) / filename).write_bytes(data)
+                try:
+                    return download_wheels(requirements, constraints, self._base, Path(name), self._heartbeat)
+                except NoWheel as missing:
+                    requirement, text = _single(missing.requirement), missing.text
+            if self._builds >= _MAX_BUILDS or depth >= _MAX_DEPTH:
+                why = f"too many source distributions are needed: {text}"
+                raise Refused("ENVIRONMENT_UNRESOLVED", why, "require versions with wheels")
+            self._builds += 1
+            self._built.append(self._wheel_of(requirement, constraints, depth))
+
+    def metadata(self, write: Callable[..., object]) -> bytes | None:
+        """Core metadata of a tree, by its own build backend in a sandbox."""
+        try:
+            requires = self._builder.build_requires(write, None, self._heartbeat)
+            with _unpacked(self.wheels(_indexed(requires), depth=1)) as tools:
+                return self._builder.metadata(write, Path(tools), self._heartbeat)
+        except Refused:
+            return None  # then the tree goes without; a dependency that is missing shows in its tests
+
+    def _wheel_of(self, requirement: str, constraints: Sequence[str], depth: int) -> tuple[str, bytes]:
+        name = canonicalize_name(Requirement(requirement).name)
+        bounds = [line for line in constraints if canonicalize_name(Requirement(line).name) == name]
+        sdist = fetch_sdist(bounds[0] if bounds else requirement, self._base)
+        requires = _indexed(self._builder.build_requires(archive_of(sdist), sdist.filename, self._heartbeat))
+        for last in (False, True):
+            with _unpacked(self.wheels(requires, depth=depth + 1) if requires else []) as tools:
+                built = self._builder.wheel(sdist, name, Path(tools), last, self._heartbeat)
+            if not built.requires:
+                return built.filename, built.product
+            requires = sorted({*requires, *_indexed(built.requires)})
+        raise Refused("BUILD_FAILED", f"{sdist.filename} asks for ever more to be built", "require a version that has wheels")
+
+
+class _unpacked(tempfile.TemporaryDirectory[str]):
+    """Wheels in a temporary folder that the sandbox's user may read."""
+
+    def __init__(self, found: Wheels) -> None:
+        super().__init__(prefix="gen4-tools-")
+        os.chmod(self.name, 0o755)  # noqa: S103  another uid reads it
+        wheels.install(found, Path(self.name) / "env")
+
+    def __enter__(self) -> str:
+        return str(Path(self.name) / "env")
+
+
+def _single(requirement: str) -> str:
+    """pip names what it did not find as a requirement, sometimes with several specifiers; anything else is not trusted."""
+    try:
+        parsed = Requirement(requirement)
+    except InvalidRequirement as error:
+        why = f"pip did not find {requirement[:200]!r}"
+        raise Refused("ENVIRONMENT_UNRESOLVED", why, "pass requirements that can be resolved") from error
+    parsed.marker = None
+    parsed.extras = set()
+    return str(parsed)
+
+
+def _indexed(requires: Sequence[str]) -> list[str]:
+    """Build requirements that an index can answer.
+
+    Raises:
+        Refused: REQUIREMENT_DIRECT.
+    """
+    lines = []
+    for line in requires:
+        try:
+            parsed = Requirement(line)
+        except InvalidRequirement as error:
+            raise Refused("BUILD_FAILED", f"build requirement {line[:200]!r}: {error}", _HAS_WHEELS) from error
+        if parsed.url:
+            raise Refused("REQUIREMENT_DIRECT", f"build requirement {line[:200]!r} names a URL", _HAS_WHEELS)
+        lines.append(str(parsed))
+    return lines
+
+
+def _write_whole(file: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".writing-")
+    with os.fdopen(handle, "w") as out:
+        out.write(text)
+    os.replace(name, file)
+
+
+def lock_of(blobs: BlobStore, reference: BlobRef) -> EnvironmentLock:
+    """The lock of an environment, for evidence."""
+    return EnvironmentLock.model_validate_json(blobs.get(reference))

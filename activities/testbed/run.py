@@ -1,0 +1,145 @@
+"""Run a plan on a tree in a fresh sandbox and say canonically what came out. It runs; it does not judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from activities.kernel.sandbox.port import Completed, RootFilesystem, SandboxBackend, SandboxProcess
+from activities.record.blobs import BlobStore
+from activities.record.home import Home
+from activities.record.objects import ObjectStore
+from activities.testbed.environment import Environments
+from activities.testbed.harness import PINNED, collect, describe_end, harness_version, start
+from activities.testbed.protocol import HarnessBroken, Report, read_report
+from schemas.canonical import jcs_sha256
+from schemas.capabilities import RunTests
+from schemas.model import GitId
+from schemas.testing import FAILING, Environment, Limits, RunStatus, TestPlan, TestRun, counts_of, outcomes_sha256
+
+Heartbeat = Callable[[], None]
+_WALL_MARGIN_MS = 2_000
+"""The supervisor ends a run this much before the sandbox would be killed, so that what it knows still arrives."""
+_TAIL_CHARS = 1_500
+_ENDINGS = {
+    "wall_time": ("RUN_TIMEOUT", "the sandbox was killed at its wall time limit"),
+    "memory": ("MEMORY_LIMIT", "the sandbox was killed at its memory limit"),
+    "output": ("OUTPUT_LIMIT", "the sandbox was killed at its output limit"),
+}
+
+
+class TestBed:
+    """Fresh sandboxes with a tree, an environment and a plan."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        home: Home,
+        blobs: BlobStore,
+        objects: ObjectStore,
+        environments: Environments,
+        root: RootFilesystem,
+        backend: SandboxBackend,
+    ) -> None:
+        self._home, self._blobs, self._objects = home, blobs, objects
+        self._environments, self._root, self._backend = environments, root, backend
+
+    def session(
+        self,
+        tree: GitId,
+        environment: Environment,
+        plan: TestPlan,
+        limits: Limits,
+        mode: str,
+        job: dict[str, Any],
+        *,
+        commit_time: int = 0,
+    ) -> AbstractContextManager[SandboxProcess]:
+        """A runner in ``mode`` that has unpacked ``tree``. ``job`` extends the common fields (see :func:`job_of`)."""
+        return start(
+            self._backend,
+            self._root,
+            mode=mode,
+            job={**job_of(plan, limits), **job},
+            limits=limits,
+            environment=self._environments.path(environment.environment_digest),
+            write_archive=lambda out: self._objects.tar(tree, out),
+            source_date_epoch=commit_time,
+        )
+
+    def run(self, request: RunTests, heartbeat: Heartbeat, *, tenant_id: str = "local") -> TestRun:
+        """One run of all tests of the plan.
+
+        Raises:
+            InfrastructureError: no sandbox could be started. A run that the sandbox did not survive is
+                ``infra_error`` only when neither the tree nor a limit can have been the cause.
+        """
+        with self.session(
+            request.tree, request.environment, request.plan, request.limits, "tests", {}, commit_time=request.commit_time
+        ) as process:
+            lines = collect(process, heartbeat)
+            completed = process.finish()
+        # Only now, with every process of the sandbox gone, is what it wrote looked at.
+        return self._conclude(request, lines, completed, tenant_id)
+
+    def _conclude(self, request: RunTests, lines: list[bytes], completed: Completed, tenant_id: str) -> TestRun:
+        try:
+            report = read_report(lines)
+            codes, message = list(report.codes), report.message
+        except HarnessBroken as error:
+            report, codes, message = Report(), ["HARNESS_BROKEN"], str(error)
+        if not report.ended and not codes:
+            code, message = _ENDINGS.get(completed.ending) or ("HARNESS_BROKEN", describe_end(completed))
+            codes = [code]
+        elif codes and report.tail and not report.outcomes:
+            message += "; pytest said: " + report.tail[-_TAIL_CHARS:].strip()
+        return TestRun(
+            status=_status(report, codes, completed),
+            codes=tuple(sorted(set(codes))),
+            message=message,
+            outcomes=self._blobs.put_json(dict(report.outcomes)),
+            outcomes_sha256=outcomes_sha256(report.outcomes),
+            counts=counts_of(report.outcomes),
+            exit_code=report.exit_code,
+            runner=report.runner,
+            run_key=run_key(request, tenant_id),
+            sandbox=self._backend.facts(),
+        )
+
+
+def job_of(plan: TestPlan, limits: Limits) -> dict[str, Any]:
+    """What every mode gets: ``python_path, env, pytest_args, test_ms, wall_ms`` (beside ``work`` and ``environment``)."""
+    return {
+        "python_path": list(plan.python_path),
+        "env": dict(plan.env),
+        "pytest_args": list(plan.pytest_args),
+        "test_ms": limits.test_ms,
+        "wall_ms": max(limits.wall_ms - _WALL_MARGIN_MS, limits.wall_ms // 2),
+    }
+
+
+def run_key(request: RunTests, tenant_id: str) -> str:
+    """Identity of a run's raw outcomes (contracts §10): same key, same input."""
+    variables = {**PINNED, **request.plan.env, "PYTHONPATH": ":".join(request.plan.python_path)}
+    return jcs_sha256(
+        {
+            "tenant_id": tenant_id,
+            "tree": request.tree,
+            "environment_digest": request.environment.environment_digest,
+            "platform": request.environment.platform,
+            "commands": [["python", "-m", "pytest", *request.plan.pytest_args]],
+            "env": {**variables, "SOURCE_DATE_EPOCH": str(request.commit_time)},
+            "limits": request.limits.model_dump(mode="json"),
+            "harness_version": harness_version(),
+        }
+    )
+
+
+def _status(report: Report, codes: list[str], completed: Completed) -> RunStatus:
+    if not report.ended and completed.ending == "killed":
+        return "infra_error"
+    failing = any(outcome in FAILING for outcome in report.outcomes.values())
+    return "failed" if codes or failing or not report.outcomes else "passed"
+

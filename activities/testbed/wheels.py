@@ -1,0 +1,129 @@
+"""Wheels become a folder without running anything: the archive is unpacked as the wheel format says, and no more.
+
+The same wheels give the same bytes, names, modes and times on every machine, so an environment can be rebuilt from its lock.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import stat
+import zipfile
+from collections.abc import Iterable, Iterator
+from email.parser import HeaderParser
+from pathlib import Path, PurePosixPath
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from schemas.canonical import sha256_hex
+from schemas.error import Refused
+from schemas.testing import Wheel
+
+PROFILE = "wheels/1"
+"""Version of these rules; part of every lock."""
+MAX_UNPACKED = 2 * 1024**3
+_TIME = 315_532_800  # 1980-01-01, the oldest that a zip archive can hold
+_SCHEMES = {"purelib": "", "platlib": "", "data": "", "scripts": "bin"}
+
+
+def describe(filename: str, data: bytes) -> Wheel:
+    """Name, version, hash and licence of a wheel, from its own metadata.
+
+    Raises:
+        Refused: WHEEL_INVALID.
+    """
+    try:
+        name, version, _, _ = parse_wheel_filename(filename)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            metadata = _metadata(archive)
+    except (InvalidWheelFilename, zipfile.BadZipFile, KeyError) as error:
+        raise Refused("WHEEL_INVALID", f"{filename}: {error}", "choose another version of the package") from error
+    return Wheel(name=str(name), version=str(version), sha256=sha256_hex(data), filename=filename, license=_licence(metadata))
+
+
+def requirements_of(data: bytes) -> tuple[str, ...]:
+    """``Requires-Dist`` lines of a wheel."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return tuple(HeaderParser().parsestr(_metadata(archive)).get_all("Requires-Dist") or [])
+
+
+def install(wheels: Iterable[tuple[str, bytes]], folder: Path) -> None:
+    """Unpack wheels, sorted by file name, into a new folder; a later one replaces what an earlier one also has.
+
+    Raises:
+        Refused: WHEEL_INVALID for links, names outside the folder, and more than 2 GiB in all.
+    """
+    folder.mkdir(parents=True)
+    left = MAX_UNPACKED
+    for filename, data in sorted(wheels):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member, target in _members(filename, archive):
+                left -= member.file_size
+                if left < 0:
+                    raise Refused("WHEEL_INVALID", f"{filename}: the environment exceeds {MAX_UNPACKED} bytes", "require less")
+                _write(archive, member, folder / target, executable=target.parts[0] == "bin")
+    _settle(folder)
+
+
+def _members(filename: str, archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, PurePosixPath]]:
+    for member in archive.infolist():
+        parts = PurePosixPath(member.filename).parts
+        if member.is_dir():
+            continue
+        outside = member.filename.startswith("/") or "\\" in member.filename or ".." in parts or not parts
+        if outside or stat.S_ISLNK(member.external_attr >> 16):
+            why = f"{filename}: {member.filename!r} is a link or outside the folder"
+            raise Refused("WHEEL_INVALID", why, "choose another version")
+        if parts[0].endswith(".data"):
+            scheme = _SCHEMES.get(parts[1]) if len(parts) > 2 else None
+            if scheme is None:
+                continue  # headers: nothing is compiled against an environment
+            parts = (*([scheme] if scheme else []), *parts[2:])
+        yield member, PurePosixPath(*parts)
+
+
+def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, executable: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise Refused("WHEEL_INVALID", f"{member.filename!r} is a folder in another wheel", "choose other versions")
+    target.unlink(missing_ok=True)
+    with archive.open(member) as source, target.open("xb") as file:
+        shutil.copyfileobj(source, file)
+    target.chmod(0o755 if executable or member.external_attr >> 16 & 0o100 else 0o644)
+
+
+def _settle(folder: Path) -> None:
+    for path, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            os.utime(os.path.join(path, name), (_TIME, _TIME))
+        os.chmod(path, 0o755)  # noqa: S103  the sandbox reads it under another uid
+        os.utime(path, (_TIME, _TIME))
+
+
+def _metadata(archive: zipfile.ZipFile) -> str:
+    for name in archive.namelist():
+        if re.fullmatch(r"[^/]+\.dist-info/METADATA", name):
+            return archive.read(name).decode("utf-8", "replace")
+    raise KeyError("no METADATA")
+
+
+def _licence(metadata: str) -> str:
+    headers = HeaderParser().parsestr(metadata)
+    for value in (headers.get("License-Expression"), *_classifiers(headers.get_all("Classifier") or []), headers.get("License")):
+        if value and value.strip() and value.strip().upper() != "UNKNOWN":
+            return value.strip().splitlines()[0][:200]
+    return ""
+
+
+def _classifiers(values: list[str]) -> list[str]:
+    return [value.rpartition(" :: ")[2] for value in values if value.startswith("License :: ")]
+
+
+def same_project(filename: str, name: str) -> bool:
+    """Whether a wheel file is one of the named project."""
+    try:
+        return parse_wheel_filename(filename)[0] == canonicalize_name(name)
+    except InvalidWheelFilename:
+        return False
