@@ -1,0 +1,65 @@
+"""The test bed's capabilities: prepare an environment, run tests."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from temporalio import activity
+from temporalio.exceptions import CancelledError
+
+from activities.kernel.acting import acting
+from activities.kernel.implementing import implements
+from activities.testbed.environment import Environments
+from activities.testbed.run import TestBed
+from schemas.capabilities import PREPARE_ENVIRONMENT, RUN_TESTS, PrepareEnvironment, RunTests
+from schemas.testing import Environment, TestRun
+
+_BEAT_S = 1.0
+
+
+class TestbedActivities:
+    """Both block for long and run in worker threads; a cancellation leaves the sandbox's context, which kills it."""
+
+    __test__ = False
+
+    def __init__(self, environments: Environments, testbed: TestBed) -> None:
+        self._environments = environments
+        self._testbed = testbed
+
+    @implements(PREPARE_ENVIRONMENT)
+    def prepare_environment(self, request: PrepareEnvironment) -> Environment:
+        with _beating():
+            return self._environments.prepare(request.base_tree, request.requirements, stop_if_cancelled)
+
+    @implements(RUN_TESTS)
+    def run_tests(self, request: RunTests) -> TestRun:
+        with _beating():
+            return self._testbed.run(request, stop_if_cancelled, tenant_id=acting().keys.tenant_id)
+
+
+def stop_if_cancelled() -> None:
+    """Raises CancelledError once the workflow has asked for the end, or the worker is shutting down for good."""
+    if activity.is_cancelled():
+        raise CancelledError("the activity was cancelled")
+
+
+@contextmanager
+def _beating() -> Iterator[None]:
+    """Tell the server about every second that this attempt lives, also while a single step of it takes long."""
+    done = threading.Event()
+    context = contextvars.copy_context()
+
+    def beat() -> None:
+        while not done.wait(_BEAT_S):
+            context.run(activity.heartbeat)
+
+    thread = threading.Thread(target=beat, name="testbed-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
