@@ -13,7 +13,7 @@ from typing import Literal
 import typer
 from temporalio.service import __version__ as sdk_version
 
-from activities.kernel.sandbox.backends import BACKENDS, open_backend
+from activities.kernel.sandbox.backends import BACKENDS, probed
 from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.record.home import Home
 from cli.fabric import Json
@@ -24,6 +24,8 @@ from workers.settings import Settings, read_settings
 from workers.toolchain import locate
 
 State = Literal["ok", "missing", "note"]
+
+MARKS: dict[State, str] = {"ok": "✓", "missing": "✗", "note": "·"}
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,7 @@ def register(app: typer.Typer) -> None:
             emit({"ok": runnable(findings), "findings": [asdict(finding) for finding in findings]})
         else:
             for finding in findings:
-                show(
-                    f"{'✓' if finding.state == 'ok' else '✗' if finding.state == 'missing' else '·'} {finding.name:<14} {finding.detail}"
-                )
+                show(f"{MARKS[finding.state]} {finding.name:<14} {finding.detail}")
                 if finding.remedy:
                     show(f"{'':<17}→ {finding.remedy}")
         raise typer.Exit(0 if runnable(findings) else 3)
@@ -72,8 +72,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _sandbox(settings)
     yield from _fabric(settings)
     yield Finding(
-        "assurance", "note", "single_operator: requester, signer and approver are one user; the embedded server has no authorizer, "
-        "so whoever reaches its loopback port can start, signal and reset (approvals need a signature all the same)",
+        "assurance", "note", "single_operator: requester, signer and approver are one user; the embedded server has no "
+        "authorizer, so whoever reaches its loopback port can start, signal and reset (approvals need a signature all the same)",
     )  # fmt: skip
 
 
@@ -109,16 +109,20 @@ def _home(settings: Settings) -> Iterator[Finding]:
 
 def _sandbox(settings: Settings) -> Iterator[Finding]:
     try:
-        root = RootFilesystems(settings.cache).current(build=False)
+        roots = RootFilesystems(settings.cache)
+        if not roots.present():
+            yield Finding("rootfs", "missing", "no root filesystem of the sandbox has been made", "make setup")
+            return
+        root = roots.current()
         yield Finding("rootfs", "ok", f"{root.digest[:19]}… ({root.path})")
     except Gen4Error as error:
         yield Finding("rootfs", "missing", error.message, error.remedy)
         return
     for name in BACKENDS:
         try:
-            backend = open_backend(name)
+            backend = BACKENDS[name]()
             facts = backend.facts()
-            bad = [probe for probe in backend.probe(root) if not probe.ok]
+            bad = [probe for probe in probed(backend, root) if not probe.ok]
         except Gen4Error as error:
             yield Finding(name, "missing", error.message, error.remedy)
             continue

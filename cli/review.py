@@ -38,7 +38,8 @@ class Review:
 def review(request: ApprovalRequest, local: LocalStore) -> Review:
     action = request.action
     bundle = bundle_directory(local, action.bundle_digest)
-    report = verify_bundle(bundle, load_trust(local.home.keys / TRUST_FILE), objects=local.objects, now_ms=time.time_ns() // 1_000_000)
+    trust = load_trust(local.home.keys / TRUST_FILE)
+    report = verify_bundle(bundle, trust, objects=local.objects, now_ms=time.time_ns() // 1_000_000)
     commit = local.objects.commit(action.commit_id)
     checks = {
         "the action digest is that of the action": action.digest == request.action_digest,

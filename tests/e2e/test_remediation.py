@@ -12,6 +12,8 @@ import pytest
 
 from tests.e2e.harness import BUGGY, Fabric, git
 
+TEST_X = "from lib import x\n\n\ndef test_x():\n    assert x == 1\n"
+
 
 def waiting(document: Any) -> bool:
     return bool(document.get("approval") and document["approval"]["status"] == "pending")
@@ -177,8 +179,8 @@ def test_a_patch_that_mends_nothing_is_rejected_with_its_code(fabric: Fabric, tm
     ("name", "files", "code"),
     [
         ("no-tests", {"lib.py": "x = 1\n"}, "NO_TESTS"),
-        ("no-failing", {"lib.py": "x = 1\n", "tests/test_lib.py": "from lib import x\n\n\ndef test_x():\n    assert x == 1\n"}, "NO_FAILING_TEST"),
-        ("syntax", {"lib.py": "def f(:\n", "tests/test_lib.py": "import lib\n\n\ndef test_x():\n    assert lib.f() == 1\n"}, "NO_FIX_FOUND"),
+        ("no-failing", {"lib.py": "x = 1\n", "tests/test_lib.py": TEST_X}, "NO_FAILING_TEST"),
+        ("syntax", {"lib.py": "x = (:\n", "tests/test_lib.py": TEST_X}, "NO_FIX_FOUND"),
     ],
 )  # fmt: skip
 def test_repositories_that_cannot_be_repaired_say_why(fabric: Fabric, name: str, files: dict[str, str], code: str) -> None:
