@@ -45,10 +45,13 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 
 # Where packages come from (index, find-links) is the operator's pip configuration; it never enters the lock files.
-COMPILE := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+# Locked with Debian 12's own Python, the oldest that is supported: newer ones accept packages that it refuses.
+LOCK_PYTHON ?= /usr/bin/python3
+LOCK := build/lock
+COMPILE := $(LOCK)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
 	--no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 lock:
-	@test -x $(BIN)/pip-compile || { "$(PYTHON)" -m venv $(VENV) && $(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt; }
+	@test -x $(LOCK)/bin/pip-compile || { "$(LOCK_PYTHON)" -m venv $(LOCK) && $(LOCK)/bin/python -m pip install --quiet pip-tools; }
 	$(COMPILE) --output-file requirements/runtime.txt requirements/runtime.in
 	$(COMPILE) --output-file requirements/dev.txt requirements/dev.in

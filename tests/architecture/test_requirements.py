@@ -6,15 +6,17 @@ import ast
 import re
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, metadata, packages_distributions, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("schemas", "policies", "activities", "workflows", "workers", "cli")
+OLDEST = "3.11.2"
 RUN_AS_A_PROGRAM = {"pip"}
 """Resolves and fetches the wheels of a target (``python -m pip``)."""
 
@@ -36,6 +38,21 @@ def test_every_requirement_is_one_version_with_hashes(name: str) -> None:
 def test_no_requirement_says_where_packages_come_from(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text()
     assert not re.search(r"://|--(?:extra-)?index-url|--find-links|--trusted-host|^-[ief] |^\S+ @ ", text, re.MULTILINE)
+
+
+def test_the_oldest_supported_python_can_install_them() -> None:
+    """Debian 12 ships 3.11.2; a lock made with a later 3.11 pinned what that one refuses."""
+    refusing = []
+    for name, entry in pins("dev.txt").items():
+        pinned = re.split(r"==|\s", entry)[1]
+        try:
+            described, installed = metadata(name), version(name)
+        except PackageNotFoundError:
+            continue  # for another platform or Python
+        wanted = described["Requires-Python"] if "Requires-Python" in described else ""
+        if installed == pinned and not SpecifierSet(wanted).contains(OLDEST):
+            refusing.append(f"{name} {pinned}: {wanted}")
+    assert refusing == []
 
 
 def test_both_files_agree() -> None:
