@@ -13,7 +13,6 @@ from activities.evidence import dsse, sigstore_bundle
 from activities.evidence.external import external_trajectory
 from activities.evidence.keys import Signer, trusted_key
 from activities.evidence.members import MemberInputs, assemble, bundle_digest
-from activities.evidence.provenance import write_statement
 from activities.evidence.seal import SealFacts, sign_members, write_stamp
 from schemas.canonical import jcs, sha256_hex
 from schemas.capabilities import Judged, Members, SealBundle
@@ -24,7 +23,6 @@ from schemas.evidence import (
     STAMP,
     SUBJECT_MEMBERS,
     Stamp,
-    Statement,
     TrustRoot,
     TrustStampCheck,
 )
@@ -156,7 +154,7 @@ def make_inputs() -> MemberInputs:
     )  # fmt: skip
     lock = EnvironmentLock(
         base_digest="sha256:" + "d0" * 32, platform="linux/x86_64", python_version="3.11.2", profile="wheels/1", origin="request",
-        wheels=(Wheel(name="pytest", version="9.2.0", sha256="b1" * 32, filename="pytest-9.2.0-py3-none-any.whl", license="MIT"),),
+        wheels=(Wheel(name="pytest", version="9.2.0", sha256="b1" * 32, filename="pytest-9.2.0.whl", license="MIT"),),
     )  # fmt: skip
     patch = make_patch(source)
     rules = (PolicyRule(rule_id="patch.paths", outcome="pass"), PolicyRule(rule_id="patch.links", outcome="pass"))
