@@ -64,6 +64,8 @@ class Recipe:
     compared: str
     """Pattern over the shown version; group 1 is the number that ``minimum`` bounds."""
     minimum: tuple[int, ...]
+    minimum_of: str = ""
+    """What the number counts, where it is not the program's own version."""
     package: str
     """Go package of the program, in the module of ``deploy/toolchain/<name>``."""
     version_variable: str = ""
@@ -85,6 +87,7 @@ RECIPES: Mapping[str, Recipe] = {
             version=r"temporal version (\S+ \(Server \d+\.\d+\.\d+[^)]*\))",
             compared=r"\(Server (\d+\.\d+\.\d+)",
             minimum=(1, 29, 0),
+            minimum_of="with server ",
             package="github.com/temporalio/cli/cmd/temporal",
             version_variable="github.com/temporalio/cli/temporalcli.Version",
             capability_argv=("server", "start-dev", "--help"),
@@ -159,10 +162,10 @@ def locate(
 def remedy(recipe: Recipe, modules: Path = MODULES) -> str:
     """What a person can do when the program is missing."""
     go = _directive(modules / recipe.name / "go.mod", "go")
-    at_least = ".".join(map(str, recipe.minimum))
+    at_least = recipe.minimum_of + ".".join(map(str, recipe.minimum))
     return (
         f"run `make setup` with Go {go} or newer on PATH (an older Go ≥ 1.21 with GOTOOLCHAIN=auto fetches it), "
-        f"or install {recipe.name} yourself (at least {at_least}) and put it on PATH or name it in {recipe.setting}"
+        f"or install {recipe.name} yourself ({at_least} or newer) and put it on PATH or name it in {recipe.setting}"
     )
 
 
