@@ -121,7 +121,7 @@ class ObjectStore:
         name, wanted = (ref, ref) if _COMMIT.match(ref) else self._resolve(remote, check_ref(ref))
         if not self._has_commit(wanted):
             self._fetch(remote, wanted)
-        commit = self._git.run("rev-parse", "--verify", "--end-of-options", f"{wanted}^{{commit}}").decode().strip()
+        commit = self._peel(wanted)
         self._git.run("update-ref", f"refs/gen4/fetched/{commit}", commit)
         info = self.commit(commit)
         return FetchedCommit(commit, info.tree, info.commit_time, commit if _COMMIT.match(name) else name)
@@ -166,6 +166,16 @@ class ObjectStore:
         if kind != "commit":
             raise InputError("OBJECT_ID", f"{commit} is a {kind}, not a commit", "send the id of a commit")
         return _parse_commit(commit, data)
+
+    def is_ancestor(self, commit: str, head: str) -> bool:
+        """Whether ``head`` is ``commit`` or was built on it; both are in the store."""
+        try:
+            self._git.run("merge-base", "--is-ancestor", object_id(commit), object_id(head))
+        except GitFailed as error:
+            if error.status == 1:
+                return False
+            raise
+        return True
 
     def entries(self, tree: str) -> list[TreeEntry]:
         """All files, links and gitlinks, sorted by path. Each tree object is hashed again on the way."""
@@ -365,6 +375,12 @@ class ObjectStore:
         if ref == "HEAD":
             return found.get("HEAD@", oid), oid
         return hits[0], oid
+
+    def _peel(self, oid: str) -> str:
+        try:
+            return self._git.run("rev-parse", "--verify", "--end-of-options", f"{oid}^{{commit}}").decode().strip()
+        except GitFailed as error:
+            raise InputError("REF_NOT_FOUND", f"{oid} is not a commit", "send a branch, a tag or the id of a commit") from error
 
     def _fetch(self, remote: Remote, oid: str) -> None:
         options = (

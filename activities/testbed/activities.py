@@ -31,12 +31,12 @@ class TestbedActivities:
 
     @implements(PREPARE_ENVIRONMENT)
     def prepare_environment(self, request: PrepareEnvironment) -> Environment:
-        with _beating():
+        with beating():
             return self._environments.prepare(request.base_tree, request.requirements, stop_if_cancelled)
 
     @implements(RUN_TESTS)
     def run_tests(self, request: RunTests) -> TestRun:
-        with _beating():
+        with beating():
             return self._testbed.run(request, stop_if_cancelled, tenant_id=acting().keys.tenant_id)
 
 
@@ -47,7 +47,7 @@ def stop_if_cancelled() -> None:
 
 
 @contextmanager
-def _beating() -> Iterator[None]:
+def beating() -> Iterator[None]:
     """Tell the server about every second that this attempt lives, also while a single step of it takes long."""
     done = threading.Event()
     context = contextvars.copy_context()
