@@ -1,0 +1,73 @@
+"""What `make setup` installs, for whom, and what it says where it may not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from schemas.error import InfrastructureError
+from workers import setup
+from workers.docker_engine import answers, private_engine
+from workers.setup import DebianPackage, debian_packages, install, missing_packages
+
+
+def test_the_list_of_packages_is_readable() -> None:
+    packages = list(debian_packages())
+    assert {package.needed for package in packages} <= {"always", "root", "tests"}
+    assert {"git", "bubblewrap", "mmdebstrap", "docker.io", "openssh-client"} == {package.name for package in packages}
+
+
+@pytest.mark.parametrize(
+    ("root", "for_tests", "engine", "expected"),
+    [
+        (True, True, False, {"a", "r", "t"}), (True, True, True, {"a", "r"}), (True, False, False, {"a", "r"}),
+        (False, True, False, {"a"}), (False, False, False, {"a"}),
+    ],
+)  # fmt: skip
+def test_who_needs_what(
+    monkeypatch: pytest.MonkeyPatch, root: bool, for_tests: bool, engine: bool, expected: set[str]
+) -> None:
+    listed = [DebianPackage("a", "no-a", "always"), DebianPackage("r", "no-r", "root"), DebianPackage("t", "no-t", "tests")]
+    monkeypatch.setattr(setup, "debian_packages", lambda: iter([*listed, DebianPackage("shell", "sh", "always")]))
+    monkeypatch.setattr(setup, "_engine_answers", lambda: engine)
+    assert {package.name for package in missing_packages(for_tests, root)} == expected
+
+
+def test_an_ordinary_user_is_told_the_exact_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "apt-get").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InfrastructureError) as refused:
+        install([DebianPackage("bubblewrap", "bwrap", "always"), DebianPackage("git", "git", "always")], root=False)
+    assert refused.value.code == "PACKAGES_MISSING" and refused.value.exit_code == 3
+    assert refused.value.remedy == "sudo apt-get install --yes --no-install-recommends bubblewrap git"
+
+
+def test_a_failed_installation_is_an_error_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = f"#!/bin/sh\necho \"$@\" >> {tmp_path}/log\necho 'E: no such package' >&2\n[ \"$1\" = update ]\n"
+    (tmp_path / "apt-get").write_text(script)
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InfrastructureError, match="PACKAGES_MISSING"):
+        install([DebianPackage("bubblewrap", "bwrap", "always")], root=True)
+    commands = [line.split()[0] for line in (tmp_path / "log").read_text().splitlines()]
+    assert commands == ["install", "update", "install"]
+
+
+def test_an_engine_of_our_own_leaves_nothing_behind() -> None:
+    if os.getuid() != 0 or shutil.which("dockerd", path=os.environ["PATH"] + setup.SEARCHED) is None:
+        with pytest.raises(InfrastructureError, match="DOCKER_UNAVAILABLE"), private_engine():
+            pass
+        return
+    with private_engine() as url:
+        folder = Path(url.removeprefix("unix://")).parent
+        assert answers(url)
+    assert not answers(url) and not folder.exists()
+    assert str(folder) not in Path("/proc/mounts").read_text()
+
+
+def test_what_does_not_answer_is_no_engine(tmp_path: Path) -> None:
+    assert not answers(f"unix://{tmp_path / 'no.sock'}")
