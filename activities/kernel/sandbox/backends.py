@@ -13,11 +13,12 @@ from schemas.error import Gen4Error, InfrastructureError, Refused
 
 from . import probes
 from .bubblewrap import BubblewrapBackend
+from .docker import DockerBackend
 from .port import Probe, RootFilesystem, SandboxBackend
 
 Preference = Literal["auto", "docker", "bubblewrap"]
 
-BACKENDS: dict[str, Callable[[], SandboxBackend]] = {"bubblewrap": BubblewrapBackend}
+BACKENDS: dict[str, Callable[[], SandboxBackend]] = {"bubblewrap": BubblewrapBackend, "docker": DockerBackend}
 """In the order in which ``auto`` tries them: bubblewrap starts faster and needs no daemon that is root."""
 
 REMEDY = (

@@ -100,6 +100,34 @@ def _hand_down(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
+@dataclass(frozen=True)
+class OutOfMemory:
+    """Asks the kernel whether it has killed a process of a group for the group's memory limit."""
+
+    folder: Path | None
+
+    @staticmethod
+    def of(pid: int) -> OutOfMemory:
+        """For the group of another process; always "no" where its group cannot be seen."""
+        try:
+            own = _own_groups(Path(f"/proc/{pid}/cgroup").read_text())
+        except OSError:
+            return OutOfMemory(None)
+        for mount, root, kind, options in _mounts(Path("/proc/self/mountinfo").read_text()):
+            name = "" if kind == "cgroup2" else "memory"
+            folder = mount / os.path.relpath(own.get(name, "/"), root)
+            if own.get(name, "/") != "/" and (name == "" or name in options.split(",")) and folder.is_dir():
+                if (folder / "memory.events").exists() or (folder / "memory.oom_control").exists():
+                    return OutOfMemory(folder)
+        return OutOfMemory(None)
+
+    def happened(self) -> bool:
+        if self.folder is None:
+            return False
+        text = _read(self.folder / "memory.oom_control") or _read(self.folder / "memory.events")
+        return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in text.splitlines())
+
+
 class Group:
     """One sandbox's control groups."""
 
@@ -124,13 +152,7 @@ class Group:
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has killed a process of this group for its memory limit."""
-        if "memory" in self._folders:
-            text = _read(self._folders["memory"] / "memory.oom_control")
-        elif self._unified:
-            text = _read(self._unified / "memory.events")
-        else:
-            return False
-        return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in text.splitlines())
+        return OutOfMemory(self._folders.get("memory") or self._unified).happened()
 
     def remove(self, patience_s: float = 5.0) -> None:
         """Remove the groups, which must be empty of processes. Raises OSError when one never becomes so."""

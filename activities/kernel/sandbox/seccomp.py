@@ -4,9 +4,9 @@ A profile given to Docker replaces Docker's own, so ours has to be deny-by-defau
 lists and, for a few calls, only some arguments. What the two backends refuse is the same by construction:
 
 * keyrings, io_uring, bpf, ptrace and ``process_vm_*``, mounting, namespaces (``setns``, ``unshare``, ``clone`` with
-  namespace flags), modules, kexec, perf, userfaultfd, clocks: EPERM;
+  namespace flags), modules, kexec, perf, userfaultfd, clocks, and sockets of other families than UNIX, IPv4, IPv6 and
+  netlink (hence AF_VSOCK, AF_ALG, AF_PACKET): EPERM;
 * ``clone3``, whose flags a filter cannot see, and calls newer than this list: ENOSYS, so that libc falls back;
-* sockets of other families than UNIX, IPv4, IPv6 and netlink (hence AF_VSOCK, AF_ALG, AF_PACKET): EAFNOSUPPORT;
 * calls of a foreign ABI (32 bit, x32): EPERM and ENOSYS.
 """
 
@@ -45,19 +45,18 @@ def deny(code: int) -> int:
 
 @dataclass(frozen=True)
 class Rule:
-    """``name`` is allowed iff argument ``index`` (its low 32 bits), masked, is one of ``values``; else ``error``."""
+    """``name`` is allowed iff argument ``index`` (its low 32 bits), masked, is one of ``values``; else EPERM."""
 
     name: str
     index: int
     values: tuple[int, ...]
     mask: int = 0xFFFFFFFF
-    error: int = errno.EPERM
 
 
 RULES = (
     Rule("clone", 0, (0,), mask=NAMESPACE_FLAGS),
-    Rule("socket", 0, SOCKET_FAMILIES, error=errno.EAFNOSUPPORT),
-    Rule("socketpair", 0, SOCKET_FAMILIES, error=errno.EAFNOSUPPORT),
+    Rule("socket", 0, SOCKET_FAMILIES),
+    Rule("socketpair", 0, SOCKET_FAMILIES),
     Rule("personality", 0, PERSONALITIES),
 )
 
@@ -133,7 +132,7 @@ def _block(number: int, rule: Rule) -> list[Instruction]:
     tests: list[Instruction] = [(_LOAD, 0, 0, _ARGS + 8 * rule.index), (_AND, 0, 0, rule.mask)]
     for value in rule.values:
         tests += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, ALLOW)]
-    tests.append((_RETURN, 0, 0, deny(rule.error)))
+    tests.append((_RETURN, 0, 0, deny(errno.EPERM)))
     return [(_EQUAL, 0, len(tests), number), *tests]
 
 

@@ -17,6 +17,9 @@ from .port import Completed, Ending
 TICK_S = 0.1
 """How often the limits are looked at."""
 
+DRAIN_S = 10.0
+"""How long output may still come after a kill."""
+
 Chunk = tuple[Literal["stdout", "stderr"], bytes]
 
 
@@ -32,6 +35,7 @@ class Supervised(abc.ABC):
         self._stderr = Tail()
         self._ending: Ending = "exited"
         self._lock = threading.Lock()
+        self._stopped: float | None = None
         self._done = threading.Event()
         self._started = time.monotonic()
         self._completed: Completed | None = None
@@ -122,6 +126,8 @@ class Supervised(abc.ABC):
                 for stream, data in chunks:
                     self._take(stream, data)
                 self._enforce()
+                if self._stopped is not None and time.monotonic() - self._stopped > DRAIN_S:
+                    break  # killed, and yet somebody holds the pipes: reaping will say who
         finally:
             self._kill()
             code = self._reap()
@@ -149,4 +155,5 @@ class Supervised(abc.ABC):
             if self._done.is_set() or self._ending != "exited":
                 return
             self._ending = ending
+            self._stopped = time.monotonic()
         self._kill()
