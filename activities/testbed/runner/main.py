@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from activities.testbed.runner.host import Host
 
 PACKAGE = "_gen4"
-MODES = frozenset({"facts", "tests", "build", "compile", "trace", "forkserver"})
+MODES = frozenset({"facts", "tests", "build", "trace", "forkserver"})
 
 
 def main() -> int:

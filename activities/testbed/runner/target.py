@@ -13,6 +13,9 @@ from typing import Any
 _RUNNER_NAMES = frozenset({"pytest", "_pytest", "py", "_gen4", "__main__"})
 """Never purged: the running pytest cannot be replaced under itself. A tree that provides them is found out by ``outside``."""
 
+_SOURCE_FOLDERS = ("", "src", "lib", "python", "source", "sources")
+"""Where trees keep their packages. One that is not on the path at all is what lets an installed copy pass for the tree's."""
+
 
 class Target:
     """One tree: ``job`` gives ``work``, ``environment`` (folders), ``python_path`` and ``env``."""
@@ -65,7 +68,8 @@ class Target:
 
     def _provides(self, name: str) -> bool:
         relative = name.replace(".", os.sep)
-        folders = dict.fromkeys([*self.path, *(entry for entry in sys.path if entry and self._inside(entry))])
+        usual = (os.path.join(self.work, folder) for folder in _SOURCE_FOLDERS)
+        folders = dict.fromkeys([*self.path, *(entry for entry in sys.path if entry and self._inside(entry)), *usual])
         files = (f"{relative}.py", os.path.join(relative, "__init__.py"))
         return any(os.path.isfile(os.path.join(folder, file)) for folder in folders for file in files)
 
