@@ -11,7 +11,7 @@ allow if {
 
 allow if {
 	input.method == "POST"
-	array.slice(input.path, 0, 2) == ["v1", "data"]
-	concat("/", array.slice(input.path, 2, count(input.path))) in data.decisions
+	some decision in data.decisions
+	input.path == array.concat(["v1", "data"], split(decision, "/"))
 	crypto.sha256(input.identity) == data.credentials.token_sha256
 }

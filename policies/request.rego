@@ -49,7 +49,7 @@ sane_ref(ref) if {
 
 sane_branch(name) if {
 	sane_ref(name)
-	name in {"HEAD", "FETCH_HEAD", "ORIG_HEAD", "MERGE_HEAD"} == false
+	count({name} & {"HEAD", "FETCH_HEAD", "ORIG_HEAD", "MERGE_HEAD"}) == 0
 	branch_or_bare(name)
 }
 

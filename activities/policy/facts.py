@@ -6,11 +6,11 @@ Facts come from the two trees, not from the text of the diff: a second parser of
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from activities.policy.spelling import fold, hidden_characters, is_git_name, is_plain_path, printable
 from schemas.model import Payload
 
 MAX_TEXT_BYTES = 4 * 1024 * 1024
@@ -71,7 +71,7 @@ def patch_facts(
     return PatchFacts(
         size_bytes=len(diff),
         canonical=diff == canonical,
-        collisions=tuple(_printable(path) for path in _collisions(result, [path for path in changed if path not in base])),
+        collisions=tuple(printable(path) for path in _collisions(result, [path for path in changed if path not in base])),
         files=tuple(_file_facts(path, base.get(path), result.get(path), read, before, after) for path in changed),
     )
 
@@ -82,10 +82,10 @@ def _file_facts(
     sides = [side for side in (old, new) if side is not None]
     texts = {side.oid: _content(side, read) for side in sides}
     old_bytes, new_bytes = texts.get(old.oid) if old else b"", texts.get(new.oid) if new else b""
-    folded = tuple(_printable(fold(segment)) for segment in path.split("/"))
+    folded = tuple(printable(fold(segment)) for segment in path.split("/"))
     added = _added_lines(old_bytes or b"", new_bytes or b"")
     return FileFacts(
-        path=_printable(path),
+        path=printable(path),
         folded=folded,
         change="added" if old is None else "deleted" if new is None else "modified",
         git=any(is_git_name(segment) for segment in path.split("/")),
@@ -120,32 +120,6 @@ def _added_lines(old: bytes, new: bytes) -> str:
     lines = Counter(new.split(b"\n"))
     lines.subtract(Counter(old.split(b"\n")))
     return "\n".join(line.decode("utf-8", errors="replace") for line, count in lines.items() if count > 0)
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-def fold(segment: str) -> str:
-    """A path segment as the most lenient of the usual file systems sees it (HFS+, APFS, NTFS)."""
-    visible = "".join(char for char in segment if not _ignorable(char))
-    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).casefold())
-    return text.split(":", 1)[0].rstrip(". ") or text
-
-
-def is_git_name(segment: str) -> bool:
-    """``.git``, everything that starts with it, and the short name that NTFS gives it."""
-    name = fold(segment)
-    return name.startswith((".git", "git~"))
-
-
-def is_plain_path(path: str) -> bool:
-    """One spelling everywhere: relative, no empty, dot or padded segment, no backslash or stream, composed, printable."""
-    segments = path.split("/")
-    return (
-        all(segment and segment == segment.strip() and not segment.endswith(".") for segment in segments)
-        and unicodedata.normalize("NFC", path) == path
-        and not any(char in '\\:*?"<>|' or _unprintable(char) for char in path)
-    )
 
 
 def _collisions(result: Mapping[str, Side], added: list[str]) -> list[str]:
@@ -195,37 +169,3 @@ def is_taken(module: str) -> bool:
 
 
 _STDLIB = frozenset(fold(name) for name in sys.stdlib_module_names)
-
-# --- characters ------------------------------------------------------------------------------------------------------
-
-
-def hidden_characters(text: str) -> Iterator[str]:
-    """Names (``U+202E``) of the characters that a reader cannot see or that reorder what he sees.
-
-    Tab, line feed, form feed, and a carriage return before a line feed are ordinary.
-    """
-    for index, char in enumerate(text):
-        if char == "\r" and text[index + 1 : index + 2] in ("\n", ""):
-            continue
-        if _unprintable(char) and char not in "\t\n\f":
-            yield f"U+{ord(char):04X}"
-
-
-def _unprintable(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") or _ignorable(char)
-
-
-def _ignorable(char: str) -> bool:
-    """Default-ignorable code points: format characters, fillers, variation selectors, tags."""
-    code = ord(char)
-    return (
-        unicodedata.category(char) == "Cf"
-        or code in (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0)
-        or 0x180B <= code <= 0x180F
-        or 0xFE00 <= code <= 0xFE0F
-        or 0xE0000 <= code <= 0xE0FFF
-    )
-
-
-def _printable(path: str) -> str:
-    return "".join(f"\\u{ord(char):04x}" if _unprintable(char) else char for char in path)

@@ -95,6 +95,7 @@ class _Client(OpaClient):  # type: ignore[misc]  # the package has no types
     def _init_session(self) -> requests.Session:
         session: requests.Session = super()._init_session()
         session.trust_env = False
+        session.max_redirects = 0
         return session
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from activities.policy.facts import hidden_characters
+from activities.policy.spelling import hidden_characters
 from schemas.model import Payload
 
 MAX_ADDRESS = 4_096
