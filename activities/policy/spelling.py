@@ -9,7 +9,7 @@ from collections.abc import Iterator
 def fold(segment: str) -> str:
     """A path segment as the most lenient of the usual file systems sees it (HFS+, APFS, NTFS)."""
     visible = "".join(char for char in segment if not _ignorable(char))
-    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).casefold())
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFD", visible).casefold())
     return text.split(":", 1)[0].rstrip(". ") or text
 
 

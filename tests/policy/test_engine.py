@@ -109,7 +109,9 @@ def answering(status: int, body: bytes, delay_s: float = 0) -> Iterator[PolicyEn
 
 
 BUNDLE = PolicyBundle(Path("policy.tar.gz"), "sha256:" + "0" * 64, "r1")
-PROVENANCE = {"version": "1.0", "bundles": {"a": {"revision": "r1"}, "b": {"revision": CREDENTIALS_REVISION}}}
+BUNDLES = {"a": {"revision": "r1"}, "b": {"revision": CREDENTIALS_REVISION}}
+PROVENANCE = {"version": "1.0", "bundles": BUNDLES}
+YES = {"required": ["a"], "passed": ["a"]}
 
 
 def body(result: Any = None, **changes: Any) -> bytes:
@@ -153,13 +155,9 @@ def test_every_other_answer_denies(status: int, answer: bytes, rule: str) -> Non
         (403, b"{}", "POLICY_UNAUTHORIZED"),
         (200, b"[]", "POLICY_BUNDLE_MISMATCH"),
         (200, b'{"result": {"required": ["a"], "passed": ["a"]}}', "POLICY_BUNDLE_MISMATCH"),
-        (200, body({"required": ["a"], "passed": ["a"]}, provenance={"bundles": {}}), "POLICY_BUNDLE_MISMATCH"),
-        (200, body({"required": ["a"], "passed": ["a"]}, provenance={"bundles": {"a": {"revision": "r1"}}}), "POLICY_BUNDLE_MISMATCH"),
-        (
-            200,
-            body({"required": ["a"], "passed": ["a"]}, provenance={"bundles": {**PROVENANCE["bundles"], "c": {"revision": "r1"}}}),  # type: ignore[dict-item]
-            "POLICY_BUNDLE_MISMATCH",
-        ),
+        (200, body(YES, provenance={"bundles": {}}), "POLICY_BUNDLE_MISMATCH"),
+        (200, body(YES, provenance={"bundles": {"a": {"revision": "r1"}}}), "POLICY_BUNDLE_MISMATCH"),
+        (200, body(YES, provenance={"bundles": {**BUNDLES, "c": {"revision": "r1"}}}), "POLICY_BUNDLE_MISMATCH"),
     ],
 )
 def test_what_is_not_our_opa_decides_nothing(status: int, answer: bytes, code: str) -> None:
@@ -170,16 +168,18 @@ def test_what_is_not_our_opa_decides_nothing(status: int, answer: bytes, code: s
 
 def test_a_slow_answer_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opa_module, "TIMEOUT_S", 0.2)
-    with answering(200, body({"required": ["a"], "passed": ["a"]}), delay_s=1) as engine:
-        with pytest.raises(InfrastructureError) as caught:
-            engine.decide("gen4.gate", QUESTION)
+    with answering(200, body(YES), delay_s=1) as engine, pytest.raises(InfrastructureError) as caught:
+        engine.decide("gen4.gate", QUESTION)
     assert caught.value.code == "POLICY_UNAVAILABLE"
 
 
 NAMES = st.lists(st.sampled_from(["a", "b", "c"]) | st.integers() | st.none(), max_size=4)
 
 
-@given(st.none() | st.booleans() | NAMES | st.fixed_dictionaries({}, optional={"required": NAMES, "passed": NAMES, "findings": NAMES}))
+ANSWERS = st.fixed_dictionaries({}, optional={"required": NAMES, "passed": NAMES, "findings": NAMES})
+
+
+@given(st.none() | st.booleans() | NAMES | ANSWERS)
 def test_only_a_passed_set_equal_to_a_required_set_has_no_denial(result: Any) -> None:
     required, rules = _read({"result": result})
     allowed = bool(required) and all(rule.outcome == "pass" for rule in rules)

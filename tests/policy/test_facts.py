@@ -119,8 +119,8 @@ def test_printable_text_is_never_hidden(text: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        ".git", ".GIT", ".gItmodules", ".gitattributes", ".gitignore", ".github", ".git ", ".git.", ".git. .", ".git::$INDEX_ALLOCATION",
-        "GIT~1", "git~2", ".g\u200cit", "\u200d.git", ".gi\u200dt", ".g\u0131t".replace("\u0131", "i"), ".git\ufeff", ".g\u00adit",
+        ".git", ".GIT", ".gItmodules", ".gitattributes", ".gitignore", ".github", ".git ", ".git.", ".git. .",
+        ".git::$INDEX_ALLOCATION", "GIT~1", "git~2", ".g\u200cit", "\u200d.git", ".gi\u200dt", ".git\ufeff", ".g\u00adit",
     ],
 )  # fmt: skip
 def test_git_names_in_any_spelling(name: str) -> None:
@@ -147,8 +147,9 @@ def test_folding(name: str, folded: str) -> None:
 
 @given(st.text(min_size=1))
 def test_folding_is_stable_and_never_empty(name: str) -> None:
-    assert fold(name) == fold(name.upper().lower()) or name.upper().lower() != name.lower()
-    assert fold(fold(name)) in (fold(name), fold(fold(fold(name))))
+    assert fold(name) == fold(unicodedata.normalize("NFD", name)) == fold(unicodedata.normalize("NFC", name))
+    assert fold(name) == fold(name.casefold()) or ":" in name
+    assert fold(name) or not name.strip("\u200b")
 
 
 @pytest.mark.parametrize("path", ["a/b.py", "a b/c.py", "ä/ö.py", "-x", "a/.b", "a(1).py", "日本/x"])
@@ -184,7 +185,8 @@ def test_collisions_by_case_form_and_folder() -> None:
 @pytest.mark.parametrize(
     "path, name",
     [
-        ("json.py", "json"), ("src/json.py", "json"), ("tests/json.py", "json"), ("JSON.py", "json"), ("src/pytest/__init__.py", "pytest"),
+        ("json.py", "json"), ("src/json.py", "json"), ("tests/json.py", "json"), ("JSON.py", "json"),
+        ("src/pytest/__init__.py", "pytest"),
         ("re/__init__.py", "re"), ("_pytest.py", "_pytest"), ("pluggy.py", "pluggy"), ("pytest_cov.py", "pytest_cov"),
         ("json.pyc", "json"), ("json.cpython-311-x86_64-linux-gnu.so", "json"), ("lib/deep/er/random.py", "random"),
     ],

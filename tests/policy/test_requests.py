@@ -33,8 +33,10 @@ def test_local_paths_lie_under_a_root(opa: RunningOpa, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://git.example.org/a.git", "https://GIT.example.org:8443/a", "ssh://git@git.example.org/a.git", "git@git.example.org:a/b.git",
-     "git.example.org:a"],
+    [
+        "https://git.example.org/a.git", "https://GIT.example.org:8443/a", "ssh://git@git.example.org/a.git",
+        "git@git.example.org:a/b.git", "git.example.org:a",
+    ],
 )  # fmt: skip
 def test_listed_hosts(opa: RunningOpa, url: str) -> None:
     assert verdict(opa, url) == "allow"
