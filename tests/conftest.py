@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
 import pytest
 
+from activities.kernel.sandbox.engine import docker_engine
 from schemas.error import InfrastructureError
-from workers.docker_engine import answers, private_engine
+from workers.toolchain import cache_directory
 
 _not_run: list[str] = []
 
 
+DOCKER_GROUP = 20010
+"""Members of this group may use an engine that we start; the usual engine has its own rules."""
+
+
 @pytest.fixture(scope="session")
-def docker_engine() -> Iterator[str]:
+def docker_host() -> Iterator[str]:
     """URL of a Docker engine, also in DOCKER_HOST: the one that answers, else our own until the session ends."""
-    if answers():
-        yield os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        return
-    before = os.environ.get("DOCKER_HOST")
-    try:
-        engine = private_engine()
-        url = engine.__enter__()
-    except InfrastructureError as error:
-        pytest.skip(str(error))
-    try:
-        os.environ["DOCKER_HOST"] = url
-        yield url
-    finally:
-        engine.__exit__(None, None, None)
-        os.environ.pop("DOCKER_HOST") if before is None else os.environ.update(DOCKER_HOST=before)
+    with contextlib.ExitStack() as stack:
+        try:
+            host = stack.enter_context(docker_engine(cache_directory(), DOCKER_GROUP))
+        except InfrastructureError as error:
+            pytest.skip(str(error))
+        before = os.environ.get("DOCKER_HOST")
+        os.environ["DOCKER_HOST"] = host
+        yield host
+        if before is None:
+            del os.environ["DOCKER_HOST"]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

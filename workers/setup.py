@@ -90,9 +90,9 @@ def _root_filesystem() -> str:
 
 
 def _engine_answers() -> bool:
-    from workers.docker_engine import answers  # the Docker SDK costs a tenth of a second to import
+    from activities.kernel.sandbox.engine import answers, usual_host  # the Docker SDK costs a tenth of a second to import
 
-    return answers()
+    return answers(usual_host())
 
 
 def _apt(argv: list[str]) -> int:

@@ -25,7 +25,8 @@ REGISTRIES = [
 HOST = re.compile("|".join(re.escape(host) for host in REGISTRIES), re.IGNORECASE)
 MACHINE_PATH = re.compile(
     joined(
-        r"(?<![\w.$}/-])(?:/", r"root/[\w.]", r"|/", r"Users/\w", r"|/", r"work/(?:main|shared)\b", r"|/", r"opt/wheels",
+        r"(?<![\w.$}/-])(?:/", r"root/(?:\w|\.(?:cache|cargo|local|pyenv)\b)",
+        r"|/", r"Users/\w", r"|/", r"work/(?:main|shared)\b", r"|/", r"opt/wheels",
         r"|/", r"home/(?!(?:gen4|me|you)\b)[a-z])",
     )
 )  # fmt: skip
@@ -55,11 +56,11 @@ def test_hosts_are_recognised(text: str) -> None:
     assert HOST.search(text)
 
 
-@pytest.mark.parametrize("text", [joined("open('/", "root/.ssh/id')"), joined(" /", "home/alice/x"), joined('"/', 'work/main"')])
+@pytest.mark.parametrize("text", [joined("open('/", "root/.pyenv/x')"), joined(" /", "home/alice/x"), joined('"/', 'work/main"')])
 def test_machine_paths_are_recognised(text: str) -> None:
     assert MACHINE_PATH.search(text)
 
 
-@pytest.mark.parametrize("text", ["/home/gen4", "/work/src/x.py", "{home}/root/x", "activities/root/x"])
+@pytest.mark.parametrize("text", ["/home/gen4", "/root/.ssh", "/work/src/x.py", "{home}/root/x", "activities/root/x"])
 def test_paths_inside_the_sandbox_are_not(text: str) -> None:
     assert not MACHINE_PATH.search(text)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from schemas.error import InfrastructureError
 from workers import setup
-from workers.docker_engine import answers, private_engine
 from workers.setup import DebianPackage, debian_packages, install, missing_packages
 
 
@@ -55,19 +52,3 @@ def test_a_failed_installation_is_an_error_with_the_command(monkeypatch: pytest.
         install([DebianPackage("bubblewrap", "bwrap", "always")], root=True)
     commands = [line.split()[0] for line in (tmp_path / "log").read_text().splitlines()]
     assert commands == ["install", "update", "install"]
-
-
-def test_an_engine_of_our_own_leaves_nothing_behind() -> None:
-    if os.getuid() != 0 or shutil.which("dockerd", path=os.environ["PATH"] + setup.SEARCHED) is None:
-        with pytest.raises(InfrastructureError, match="DOCKER_UNAVAILABLE"), private_engine():
-            pass
-        return
-    with private_engine() as url:
-        folder = Path(url.removeprefix("unix://")).parent
-        assert answers(url)
-    assert not answers(url) and not folder.exists()
-    assert str(folder) not in Path("/proc/mounts").read_text()
-
-
-def test_what_does_not_answer_is_no_engine(tmp_path: Path) -> None:
-    assert not answers(f"unix://{tmp_path / 'no.sock'}")
