@@ -19,7 +19,7 @@ from schemas.error import InfrastructureError
 from schemas.model import Payload
 from workers.settings import Settings
 
-ENDPOINTS, OPA_TOKEN = "endpoints.json", "opa-token"
+ENDPOINTS, OPA_TOKEN, POLICY_BUNDLE = "endpoints.json", "opa-token", "policy.tar.gz"
 """Files in ``run/`` by which the supervisor tells the worker where everything is."""
 WORKER_READY, WORKER_REFUSED = "worker.json", "worker-refused.txt"
 """Files in ``run/`` by which the worker tells the supervisor that it polls, or why it must not start."""
@@ -144,7 +144,11 @@ def _locked_pid(home: Home) -> int | None:
 def _environment(settings: Settings) -> dict[str, str]:
     """The supervisor's environment: the caller's settings made explicit, nothing else of ours inherited."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("GEN4_", "TEMPORAL_"))}
-    passed = {key: os.environ[key] for key in ("GEN4_TEMPORAL", "GEN4_OPA", "GEN4_ROOTFS_TAR", "GEN4_ROOTFS_MIRRORS") if key in os.environ}
+    passed = {
+        key: os.environ[key]
+        for key in ("GEN4_TEMPORAL", "GEN4_OPA", "GEN4_ROOTFS_TAR", "GEN4_ROOTFS_MIRRORS")
+        if key in os.environ
+    }
     return inherited | passed | settings_environment(settings)
 
 

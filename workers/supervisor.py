@@ -27,6 +27,7 @@ from schemas.error import InfrastructureError
 from workers.fabric import (
     ENDPOINTS,
     OPA_TOKEN,
+    POLICY_BUNDLE,
     WORKER_READY,
     WORKER_REFUSED,
     FabricState,
@@ -132,7 +133,7 @@ class Supervisor:
     def _start_all(self) -> None:
         ports = choose_ports(self._home, self._settings.temporal_port)
         temporal, opa = locate("temporal", make=False), locate("opa", make=False)
-        bundle = build_bundle(opa.path, self._home.run / "policy.tar.gz")
+        bundle = build_bundle(opa.path, self._home.run / POLICY_BUNDLE)
         credentials = self._home.run / "opa-credentials"
         write_private(self._home.run / OPA_TOKEN, write_credentials(credentials))
         self._state = FabricState(
@@ -143,7 +144,9 @@ class Supervisor:
         )  # fmt: skip
         write_json(self._home.run / ENDPOINTS, self._state.model_dump(mode="json"))
         self._children = [
-            self._child("temporal", temporal_argv(temporal.path, self._home, ports, self._settings.namespace), _listens(ports["temporal"])),
+            self._child(
+                "temporal", temporal_argv(temporal.path, self._home, ports, self._settings.namespace), _listens(ports["temporal"])
+            ),
             self._child("opa", list(opa_argv(opa.path, bundle, credentials, ports["opa"])), _healthy(ports["opa"])),
             self._child("worker", [sys.executable, "-m", "workers.worker"], self._worker_ready),
         ]
@@ -166,7 +169,9 @@ class Supervisor:
             if self._stopping:
                 return
             if child.dead():
-                raise InfrastructureError("FABRIC_START_FAILED", f"{child.name} ended at once: {self._reason(child)}", f"see {child.log}")
+                raise InfrastructureError(
+                    "FABRIC_START_FAILED", f"{child.name} ended at once: {self._reason(child)}", f"see {child.log}"
+                )
             if time.monotonic() > deadline:
                 raise InfrastructureError("FABRIC_START_FAILED", f"{child.name} does not answer", f"see {child.log}")
             time.sleep(0.05)
@@ -191,7 +196,9 @@ class Supervisor:
             if lived < 5:
                 time.sleep(BACKOFF_S[min(child.restarts, len(BACKOFF_S) - 1)])
             child.restarts += 1
-            print(f"{child.name} ended (code {child.process.returncode if child.process else '?'}); starting it again", flush=True)
+            print(
+                f"{child.name} ended (code {child.process.returncode if child.process else '?'}); starting it again", flush=True
+            )
             child.start()
             self._publish(self._state.ready_ms if self._state else 0)
 
@@ -266,7 +273,7 @@ def _listens(port: int) -> Callable[[], bool]:
 def _healthy(port: int) -> Callable[[], bool]:
     def probe() -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=0.5) as answer:  # noqa: S310  loopback, fixed scheme
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=0.5) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
+from activities.kernel.repositories import Admitted
 from activities.record.objects import ObjectStore
 from schemas.model import ZERO_ID
 from schemas.request import ReleaseRequest, ReleaseResult, ReleaseSummary
 
 
-def deliver(objects: ObjectStore, request: ReleaseRequest, allow: Collection[str]) -> ReleaseResult:
+def deliver(objects: ObjectStore, request: ReleaseRequest, to: Admitted) -> ReleaseResult:
     """Move the target ref from ``expected_head`` to the sealed commit. Called again, it finds its own work and does nothing.
 
     A ref that has moved on *from* our commit (somebody built on it) counts as delivered.
@@ -18,14 +17,14 @@ def deliver(objects: ObjectStore, request: ReleaseRequest, allow: Collection[str
         Refused: TARGET_CHANGED, TARGET_CHECKED_OUT and what :meth:`ObjectStore.push` raises.
     """
     done = ReleaseResult(release=ReleaseSummary(mode=request.mode, ref=request.target_ref, commit=request.commit_id))
-    head = objects.ls_remote(request.repository, request.target_ref, allow) or ZERO_ID
-    if head == request.commit_id or (head not in (ZERO_ID, request.expected_head) and _follows(objects, request, head, allow)):
+    head = objects.ls_remote(to.address, request.target_ref, {to.protocol}) or ZERO_ID
+    if head == request.commit_id or (head not in (ZERO_ID, request.expected_head) and _follows(objects, request, head, to)):
         return done
-    objects.push(request.repository, request.commit_id, request.target_ref, request.expected_head, allow)
+    objects.push(to.address, request.commit_id, request.target_ref, request.expected_head, {to.protocol})
     return done
 
 
-def _follows(objects: ObjectStore, request: ReleaseRequest, head: str, allow: Collection[str]) -> bool:
+def _follows(objects: ObjectStore, request: ReleaseRequest, head: str, to: Admitted) -> bool:
     """Whether ``head`` descends from our commit; its history is fetched to see."""
-    objects.fetch(request.repository, head, allow)
+    objects.fetch(to.address, head, {to.protocol})
     return objects.is_ancestor(request.commit_id, head)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Collection
 from pathlib import Path
 
 from activities.forge.message import commit_message
+from activities.kernel.repositories import Admitted
 from activities.record.objects import ObjectStore
 from schemas.capabilities import SealCommit, SealedCommit
 from schemas.error import InfrastructureError, InputError, Refused
@@ -19,14 +19,14 @@ KEY = "committer"
 """File in ``keys/``: Ed25519, so that sealing the same change again gives the same commit."""
 
 
-def seal_commit(objects: ObjectStore, key: Path, request: SealCommit, task_id: str, allow: Collection[str]) -> SealedCommit:
+def seal_commit(objects: ObjectStore, key: Path, request: SealCommit, task_id: str, to: Admitted) -> SealedCommit:
     """Make the commit in our own store, from which nothing fetches, and say where it is to go.
 
     Raises:
         InputError: TARGET_UNKNOWN when a merge has no branch to go to.
         Refused: TARGET_CHANGED when that branch is not at the base commit any more.
     """
-    target_ref, expected_head = _target(objects, request, task_id, allow)
+    target_ref, expected_head = _target(objects, request, task_id, to)
     message = commit_message(request.goal, task_id, request.explorer, request.bundle.bundle_digest)
     commit = objects.commit_tree(
         request.result_tree, (request.source.base_commit,), message, COMMITTER, COMMITTER, request.source.commit_time + 1, key
@@ -49,7 +49,7 @@ def ensure_key(keys: Path) -> Path:
     return key
 
 
-def _target(objects: ObjectStore, request: SealCommit, task_id: str, allow: Collection[str]) -> tuple[str, str]:
+def _target(objects: ObjectStore, request: SealCommit, task_id: str, to: Admitted) -> tuple[str, str]:
     if request.mode == "branch":
         return f"{BRANCHES}gen4/{task_id}", ZERO_ID
     ref = _full_name(request.target) if request.target else request.source.ref
@@ -57,7 +57,7 @@ def _target(objects: ObjectStore, request: SealCommit, task_id: str, allow: Coll
         raise InputError(
             "TARGET_UNKNOWN", "the session started from a commit, not from a branch", "name a branch: release.target (--target)"
         )
-    head = objects.ls_remote(request.source.repository, ref, allow)
+    head = objects.ls_remote(to.address, ref, {to.protocol})
     if head != request.source.base_commit:
         raise Refused(
             "TARGET_CHANGED", f"{ref} is at {head or 'nothing'}, the fix is for {request.source.base_commit}",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from activities.forge.delivery import deliver
 from activities.forge.message import SUBJECT_CHARS, commit_message
 from activities.forge.sealing import ensure_key, seal_commit
+from activities.kernel.repositories import Admitted
 from activities.record.objects import ObjectStore
 from schemas.capabilities import SealCommit, SealedCommit
 from schemas.error import InputError, Refused
@@ -19,7 +20,6 @@ from schemas.request import BundleRef, ReleaseMode, ReleaseRequest
 from schemas.task import Source
 from tests.e2e.harness import BUGGY, git, write_repository
 
-ALLOW = frozenset({"file"})
 DIGEST = "sha256:" + "a" * 64
 
 
@@ -33,12 +33,13 @@ class Case:
             self.repository = folder / "bare.git"
             git(folder, "clone", "-q", "--bare", str(folder / "work"), str(self.repository))
         self.objects = ObjectStore.open(folder / "objects.git")
-        found = self.objects.fetch(str(self.repository), "refs/heads/main", ALLOW)
+        found = self.objects.fetch(str(self.repository), "refs/heads/main", {"file"})
         self.source = Source(
             repository=str(self.repository), ref=found.ref, base_commit=found.commit, base_tree=found.tree,
             commit_time=found.commit_time,
         )  # fmt: skip
         self.tree = self.objects.write_tree(found.tree, {"src/shop/price.py": b"fixed = True\n"})
+        self.to = Admitted(str(self.repository), "file")
         (folder / "keys").mkdir()
         self.key = ensure_key(folder / "keys")
 
@@ -48,7 +49,7 @@ class Case:
             source=self.source, result_tree=self.tree, bundle=bundle, goal="clamp is wrong", explorer="gen4:templates/1", mode=mode,
             target=target,
         )  # fmt: skip
-        return seal_commit(self.objects, self.key, request, "task-1", ALLOW)
+        return seal_commit(self.objects, self.key, request, "task-1", self.to)
 
     def request(self, sealed: SealedCommit, mode: ReleaseMode = "branch") -> ReleaseRequest:
         return ReleaseRequest(
@@ -57,7 +58,7 @@ class Case:
         )  # fmt: skip
 
     def deliver(self, sealed: SealedCommit, mode: ReleaseMode = "branch") -> str:
-        result = deliver(self.objects, self.request(sealed, mode), ALLOW)
+        result = deliver(self.objects, self.request(sealed, mode), self.to)
         assert result.release is not None
         return result.release.commit
 

@@ -1,0 +1,102 @@
+"""Wires ports to implementations: what each activity class gets, and nothing more."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from activities.compile.activities import CompileActivities
+from activities.control.activities import ControlActivities
+from activities.control.approvers import OPERATOR, ensure_operator
+from activities.evidence.activities import EvidenceActivities, EvidencePorts, SigningActivities
+from activities.evidence.keys import ensure_trust, load_signer
+from activities.explore.activities import ExploreActivities
+from activities.forge.activities import ForgeActivities
+from activities.kernel.repositories import RepositoryRules
+from activities.kernel.sandbox.backends import choose_backend
+from activities.kernel.sandbox.rootfs import RootFilesystems
+from activities.policy.activities import PolicyActivities
+from activities.policy.bundle import load_bundle
+from activities.policy.opa import PolicyEngine
+from activities.record.blobs import BlobStore
+from activities.record.chain import EventChain
+from activities.record.cursors import Cursors
+from activities.record.home import Home
+from activities.record.objects import ObjectStore
+from activities.record.store import Store, now_ms
+from activities.testbed.activities import TestbedActivities
+from activities.testbed.environment import Environments
+from activities.testbed.run import TestBed
+from activities.verify.activities import VerifyActivities
+from schemas.task import SessionConfig
+from workers.fabric import OPA_TOKEN, POLICY_BUNDLE, FabricState
+from workers.settings import Settings
+
+
+@dataclass(frozen=True)
+class Ports:
+    """One object graph per worker process. ``known_to_policy``: ids of the capabilities that some phase may use."""
+
+    store: Store
+    policy: PolicyEngine
+    operator_id: str
+    known_to_policy: frozenset[str]
+    implementers: tuple[object, ...]
+
+
+def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
+    """Everything that a worker of this home needs.
+
+    Raises:
+        Refused: SANDBOX_UNAVAILABLE: there is no unsandboxed mode.
+        InfrastructureError: POLICY_UNAVAILABLE, POLICY_BUNDLE_MISMATCH, STORE_UNAVAILABLE.
+    """
+    ensure_operator(home)
+    store = Store.open(f"sqlite:///{home.store}")
+    policy = _policy(home, endpoints)
+    blobs, objects, chain = BlobStore(home.blobs, settings.tenant), ObjectStore.open(home.objects), EventChain(store)
+    roots = RootFilesystems(settings.cache)
+    root = roots.current()
+    backend = choose_backend(root, settings.sandbox)
+    backend.reap(older_than_s=0)
+    environments = Environments(home, blobs, objects, root, backend)
+    testbed = TestBed(home, blobs, objects, environments, root, backend)
+    signer = load_signer(home.keys)
+    evidence = EvidencePorts(
+        blobs=blobs,
+        objects=objects,
+        bundles=home.bundles,
+        trust=ensure_trust(home.keys, signer, (policy.policy_digest,), now_ms() // 1000),
+        base_packages=lambda digest: _packages(roots, digest),
+        gen4_version=version("gen4"),
+        git_version=_git_version(),
+    )
+    rules = RepositoryRules(settings.repository_roots, settings.repository_hosts)
+    config = SessionConfig(approval_expiry_ms=settings.approval_expiry_s * 1000)
+    implementers = (
+        ControlActivities(store, home.keys, policy, rules, config),
+        PolicyActivities(policy, blobs, objects, chain, roots=settings.repository_roots, hosts=settings.repository_hosts),
+        ForgeActivities(objects, chain, home.keys, rules),
+        TestbedActivities(environments, testbed),
+        ExploreActivities(blobs, objects, Cursors(store), testbed),
+        CompileActivities(blobs, objects),
+        VerifyActivities(blobs),
+        EvidenceActivities(evidence),
+        SigningActivities(evidence, signer),
+    )
+    return Ports(store, policy, OPERATOR, policy.check(), implementers)
+
+
+def _policy(home: Home, endpoints: FabricState) -> PolicyEngine:
+    port = int(endpoints.opa_url.rpartition(":")[2])
+    return PolicyEngine(port, (home.run / OPA_TOKEN).read_text(), load_bundle(home.run / POLICY_BUNDLE))
+
+
+def _packages(roots: RootFilesystems, digest: str) -> Mapping[str, str]:
+    return roots.packages(roots.open(digest))
+
+
+def _git_version() -> str:
+    return subprocess.run(["git", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
