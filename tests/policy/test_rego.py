@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 from pathlib import Path
 
 from activities.policy.bundle import policy_sources
+from schemas import capabilities as declared
 from schemas.capabilities import CAPABILITIES
 from tests.policy.running import opa_program
 
@@ -79,3 +81,20 @@ def test_each_rule_is_tested_by_name() -> None:
 def test_policy_knows_exactly_the_declared_capabilities() -> None:
     phases = json.loads((POLICIES / "data.json").read_text())["phases"]
     assert {name for phase in phases.values() for name in phase["capabilities"]} == set(CAPABILITIES)
+
+
+def test_each_phase_may_use_exactly_what_its_workflow_calls() -> None:
+    """Least privilege, kept so by a test: a call that the table lacks fails here and not in production."""
+    phases = json.loads((POLICIES / "data.json").read_text())["phases"]
+    modules = {"control": ("remediation", "machine"), "explore": ("explore",), "compile": ("compile",), "release": ("release",)}
+    for phase, names in modules.items():
+        called = set[str]().union(*(_called(POLICIES.parent / "workflows" / f"{name}.py") for name in names))
+        assert called == set(phases[phase]["capabilities"]), phase
+
+
+def _called(module: Path) -> set[str]:
+    return {
+        getattr(declared, node.args[0].id).id
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "call" and isinstance(node.args[0], ast.Name)
+    }
