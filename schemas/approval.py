@@ -9,12 +9,16 @@ from pydantic import Field, ValidationError
 from schemas.canonical import jcs, jcs_sha256
 from schemas.model import Digest, Door, GitId, Payload, Sha256
 from schemas.request import ReleaseMode, explain
+from schemas.text import plain
 
 DecisionKind = Literal["approve", "reject"]
+DoorKind = Literal["approve", "reject", "unknown"]
+"""``unknown``: a signal by a name that no handler has; recorded and refused."""
 ApprovalStatus = Literal["pending", "approved", "rejected", "redeemed", "expired", "revoked", "cancelled"]
 SIGNATURE_NAMESPACE = "gen4-approval"
 
 REFUSALS: dict[str, str] = {
+    "UNKNOWN_SIGNAL": "send `approve` or `reject` with the JSON object that `gen4 approve ID --digest D --print` prints",
     "MALFORMED": "send the JSON object that `gen4 approve ID --digest D --print` prints",
     "UNKNOWN_APPROVAL": "use the approval_id of the pending request",
     "DIGEST_MISMATCH": "send all 64 hex digits of the pending request's action_digest",
@@ -122,7 +126,7 @@ def parse_decision(payload: Any, extra: tuple[Any, ...]) -> Decision | Refusal:
     try:
         return Decision.model_validate(payload)
     except ValidationError as error:
-        return refusal("MALFORMED", explain(error, Decision)[:2_000])
+        return refusal("MALFORMED", plain(explain(error, Decision))[:2_000])
 
 
 def precheck(request: ApprovalRequest, decision: Decision, now_ms: int) -> Refusal | None:
@@ -144,7 +148,7 @@ def precheck(request: ApprovalRequest, decision: Decision, now_ms: int) -> Refus
 class SignedDecision(Payload):
     """What happened at the door, in order of arrival: a decision to be judged, or a refusal already."""
 
-    kind: DecisionKind
+    kind: DoorKind
     decision: Decision | None = None
     refusal: Refusal | None = None
     received_at_ms: int
@@ -154,7 +158,7 @@ class Ruling(Payload):
     """Result of judging one decision against keys and history."""
 
     accepted: bool
-    kind: DecisionKind
+    kind: DoorKind
     approver_id: str | None = None
     refusal: Refusal | None = None
     reason: str = ""

@@ -152,6 +152,9 @@ class ReleaseResult(Payload):
     release: ReleaseSummary | None = None
     codes: tuple[str, ...] = ()
     message: str = ""
+    remedy: str = ""
+    redeemed: bool = False
+    """The approval was used up, whatever came of the delivery."""
 
 
 class BundleRef(Payload):

@@ -67,8 +67,13 @@ TABLE: dict[tuple[State, Signal], tuple[State, ...]] = {
 """Legal pairs and their hops; a pair that is absent is illegal and changes nothing."""
 
 CloseReason = Literal[
-    "cancelled", "duplicate", "resolved_externally", "approval_rejected", "kill_switch", "failed_final", "released"
+    "cancelled", "duplicate", "resolved_externally", "approval_rejected", "kill_switch", "failed_final", "released", "compiled"
 ]
+"""``compiled``: a Compile that CI started came to its verdict; such a session has no machine."""
+ABORTS: frozenset[str] = frozenset(
+    {"cancelled", "duplicate", "resolved_externally", "approval_rejected", "kill_switch", "failed_final"}
+)
+"""Why a session may be closed from any state; only a delivered fix closes otherwise."""
 Outcome = Literal[
     "merged", "merged_rolled_back", "rejected", "no_fix_found", "duplicate", "resolved_externally", "cancelled", "failed"
 ]
@@ -120,3 +125,49 @@ def step(
         )
         origin = target
     return tuple(records)
+
+
+class Attested(Payload):
+    """What a session has established so far; the guards read it, nothing else."""
+
+    candidate_verified: bool = False
+    """A candidate passed Explore's confirmation and Compile."""
+    gates_passed: bool = False
+    """Compile accepted the candidate and all three gates passed."""
+    approval_id: str = ""
+    redeemed: bool = False
+    delivered: bool = False
+    """The target's ref was read back after the delivery."""
+    cause_gone: bool = False
+    """What blocked the session was looked at again and is no longer there."""
+
+
+def guard_holds(
+    state: State, signal: Signal, attested: Attested, *, reason_code: str = "", outcome: Outcome | None = None
+) -> bool:
+    """Whether a legal pair may be taken now (contracts §1, guards). Pure and total."""
+    match (state, signal):
+        case (State.CLOSED, Signal.VERIFY_REJECTED):
+            return False  # a closed workflow takes no signal: reopening is a new session
+        case (State.EXECUTING, Signal.VERIFY_PASSED):
+            return attested.candidate_verified
+        case (State.VERIFYING, Signal.VERIFY_PASSED):
+            return attested.gates_passed and attested.redeemed and attested.delivered
+        case (State.EXECUTING, Signal.POLICY_APPROVED):
+            return attested.approval_id != ""
+        case (State.BLOCKED, Signal.POLICY_APPROVED):
+            return attested.cause_gone
+        case (state, Signal.CLOSED) if state is not State.CLOSED:
+            return reason_code in ABORTS and outcome not in ("merged", "merged_rolled_back")
+        case _:
+            return True
+
+
+def advance(
+    state: State, state_seq: int, signal: Signal, attested: Attested, *, stage: str = "", cycle: int = 0, reason_code: str = "",
+    reason: str = "", outcome: Outcome | None = None,
+) -> tuple[TransitionRecord, ...] | IllegalTransition:  # fmt: skip
+    """:func:`step` behind its guards: the only way in which a workflow moves."""
+    if (state, signal) in TABLE and not guard_holds(state, signal, attested, reason_code=reason_code, outcome=outcome):
+        return IllegalTransition(code="GUARD_FAILED", from_state=state, signal=signal, state_seq=state_seq)
+    return step(state, state_seq, signal, stage=stage, cycle=cycle, reason_code=reason_code, reason=reason)

@@ -49,4 +49,6 @@ class SessionContext(Payload):
     requester_id: str
     config: SessionConfig
     config_digest: Digest
+    approvers_digest: Digest
+    """Of the list of approvers at intake; a decision counts only while it is unchanged."""
     assurance: Literal["single_operator", "separated"] = "single_operator"

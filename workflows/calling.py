@@ -10,7 +10,9 @@ from temporalio.common import RetryPolicy
 from schemas.capability import Capability, In, Out, queue_of
 
 RETRY = RetryPolicy(
-    initial_interval=timedelta(milliseconds=500), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=10),
+    initial_interval=timedelta(milliseconds=500),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=10),
     maximum_attempts=0,
 )
 """Unlimited: what must not be tried again is marked non-retryable by the gate, everything else is an outage."""

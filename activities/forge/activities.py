@@ -1,60 +1,150 @@
-"""The forge's capabilities. This pool holds the committer's key and the right to push, and nothing else."""
+"""Forge: the only place that reads and writes repositories of others."""
 
 from __future__ import annotations
 
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from activities.forge.delivery import deliver
-from activities.forge.sealing import ensure_key, seal_commit
-from activities.kernel.acting import acting
+from temporalio import activity
+
+from activities.forge.delivering import refuse_late, refuse_unapproved
+from activities.forge.sealing import AUTHOR, message_of, seal_time, target_of
+from activities.forge.targets import Targets
+from activities.kernel.acting import Acting, acting
 from activities.kernel.implementing import implements
+from activities.kernel.judging import PolicyPort
 from activities.kernel.repositories import RepositoryRules
+from activities.kernel.ssh import new_key
+from activities.record.approvals import Approvals, StoredApproval
 from activities.record.chain import EventChain
 from activities.record.objects import ObjectStore
-from activities.testbed.activities import beating
+from activities.record.store import Store, now_ms
 from schemas.capabilities import DELIVER, FETCH_SOURCE, SEAL_COMMIT, FetchSource, SealCommit, SealedCommit
-from schemas.event import EventDraft
-from schemas.request import ReleaseRequest, ReleaseResult
+from schemas.event import EventDraft, EventKind
+from schemas.request import ReleaseRequest, ReleaseResult, ReleaseSummary
 from schemas.task import Source
+
+HEARTBEAT_S = 1.0
+COMMITTER_KEY = "committer"
 
 
 class ForgeActivities:
     """Args:
-    keys: folder of the committer's key, made on first use.
-    rules: what the operator admits; asked again at every use, with the path as it resolves then.
+    objects_path: where ``objects`` lies.
+    keys: the home's keys folder; the committer's key is made there when it is first needed.
     """
 
-    def __init__(self, objects: ObjectStore, chain: EventChain, keys: Path, rules: RepositoryRules) -> None:
+    def __init__(
+        self, store: Store, objects: ObjectStore, objects_path: Path, keys: Path, policy: PolicyPort,
+        repositories: RepositoryRules, clock: Callable[[], int] = now_ms,
+    ) -> None:  # fmt: skip
+        self._chain = EventChain(store)
+        self._approvals = Approvals(store)
         self._objects = objects
-        self._chain = chain
+        self._targets = Targets(objects, objects_path)
         self._keys = keys
-        self._rules = rules
+        self._policy = policy
+        self._repositories = repositories
+        self._clock = clock
 
     @implements(FETCH_SOURCE)
     def fetch_source(self, request: FetchSource) -> Source:
-        with beating():
-            admitted = self._rules.admit(request.repository)
-            found = self._objects.fetch(admitted.address, request.ref, {admitted.protocol})
+        """Bring the requested commit into our own store."""
+        admitted = self._repositories.admit(request.repository)
+        with _beating():
+            fetched = self._objects.fetch(admitted.address, request.ref, allow={admitted.protocol})
         return Source(
-            repository=request.repository, ref=found.ref, base_commit=found.commit, base_tree=found.tree,
-            commit_time=found.commit_time,
+            repository=admitted.address, ref=fetched.ref, base_commit=fetched.commit, base_tree=fetched.tree,
+            commit_time=fetched.commit_time,
         )  # fmt: skip
 
     @implements(SEAL_COMMIT)
     def seal_commit(self, request: SealCommit) -> SealedCommit:
-        return seal_commit(self._objects, ensure_key(self._keys), request, acting().keys.task_id, self._rules.admit(request.source.repository))
+        """A signed commit on base in our own store, from which nobody fetches. The same change always has the same id.
+
+        Raises:
+            Refused: TARGET_UNKNOWN, TARGET_CHANGED, TARGET_CHECKED_OUT, TARGET_SYMBOLIC.
+        """
+        task_id = acting().keys.task_id
+        target = target_of(request.mode, request.target, request.source, task_id)
+        self._targets.refuse_unreachable(self._repositories.admit(request.source.repository), target)
+        message = message_of(request.goal, explorer=request.explorer, task_id=task_id, bundle_digest=request.bundle.bundle_digest)
+        commit = self._objects.commit_tree(
+            request.result_tree, (request.source.base_commit,), message, AUTHOR, AUTHOR, seal_time(request.source),
+            new_key(self._keys / COMMITTER_KEY, comment="gen4-committer"),
+        )  # fmt: skip
+        return SealedCommit(commit_id=commit, target_ref=target.ref, expected_head=target.expected_head)
 
     @implements(DELIVER)
     def deliver(self, request: ReleaseRequest) -> ReleaseResult:
-        """The gate has checked that the approval is redeemed for exactly this action and in time."""
-        with beating():
-            result = deliver(self._objects, request, self._rules.admit(request.repository))
+        """Exactly once (contracts §18).
+
+        1. The approval is redeemed, for exactly this action.
+        2. The ref is read: at the commit, or at one that follows it, means delivered already.
+        3. Time and policy are read again.
+        4. The ref still at ``expected_head``: push with that lease, read back. Anywhere else: TARGET_CHANGED.
+        """
         who = acting()
-        kind = "change.merged" if request.mode == "merge" else "change.opened"
+        stored = refuse_unapproved(self._approvals.get(who.keys.tenant_id, request.approval_id), request, who)
+        admitted = self._repositories.admit(request.repository)
+        with _beating(), _uninterrupted():
+            head = self._targets.head(admitted, request.target_ref)
+            if head == request.expected_head or not self._targets.contains(admitted, request.target_ref, head, request.commit_id):
+                refuse_late(stored, now_ms=self._clock(), policy_digest=self._policy.policy_digest)
+                self._objects.push(
+                    admitted.address, request.commit_id, request.target_ref, request.expected_head, allow={admitted.protocol}
+                )
+            self._record(who, stored, request)
+        return ReleaseResult(
+            release=ReleaseSummary(mode=request.mode, ref=request.target_ref, commit=request.commit_id), redeemed=True
+        )
+
+    def _record(self, who: Acting, stored: StoredApproval, request: ReleaseRequest) -> None:
+        """One event per action, however often it was tried."""
+        kind: EventKind = "change.merged" if request.mode == "merge" else "change.opened"
         draft = EventDraft(
-            kind=kind, task_id=who.keys.task_id, capability_id=DELIVER.id, idempotency_key=f"{request.action_digest}/{kind}",
-            payload={"ref": request.target_ref, "commit": request.commit_id, "expected_head": request.expected_head,
-                     "approval_id": request.approval_id, "action_digest": request.action_digest},
+            kind=kind,
+            capability_id=DELIVER.id,
+            idempotency_key=f"{request.action_digest}/{kind}",
+            payload={
+                "approval_id": request.approval_id, "action_digest": request.action_digest, "repository": request.repository,
+                "ref": request.target_ref, "commit": request.commit_id, "previous": request.expected_head, "mode": request.mode,
+            },
         )  # fmt: skip
-        self._chain.append(who.keys, who.actor, draft)
-        return result
+        self._chain.append(stored.keys, who.actor, draft)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A cancellation must not fall between the push and its record."""
+    if not activity.in_activity():
+        yield
+        return
+    with activity.shield_thread_cancel_exception():
+        yield
+
+
+@contextmanager
+def _beating() -> Iterator[None]:
+    """Heartbeat while the body blocks, so that a dead worker is noticed and a live one is not given up."""
+    stopped = threading.Event()
+
+    def beat() -> None:
+        while not stopped.wait(HEARTBEAT_S):
+            activity.heartbeat()
+
+    if not activity.in_activity():
+        yield
+        return
+    activity.heartbeat()
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=lambda: context.run(beat), name="forge-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()

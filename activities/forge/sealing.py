@@ -1,70 +1,54 @@
-"""Seal a commit: signed and final before anybody is asked, so that its id is part of what is approved."""
+"""A change as a commit that says what made it: message, trailers, and where it shall go. Pure."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-from pathlib import Path
+from dataclasses import dataclass
 
-from activities.forge.message import commit_message
-from activities.kernel.repositories import Admitted
-from activities.record.objects import ObjectStore
-from schemas.capabilities import SealCommit, SealedCommit
-from schemas.error import InfrastructureError, InputError, Refused
+from schemas.error import Refused
 from schemas.model import ZERO_ID
+from schemas.request import ReleaseMode
+from schemas.task import Source
+from schemas.text import plain
 
-COMMITTER = "gen4 <gen4@localhost>"
-BRANCHES = "refs/heads/"
-KEY = "committer"
-"""File in ``keys/``: Ed25519, so that sealing the same change again gives the same commit."""
+AUTHOR = "gen4 <gen4@localhost>"
+SUBJECT_CHARS = 72
+BRANCH_PREFIX = "refs/heads/gen4/"
 
 
-def seal_commit(objects: ObjectStore, key: Path, request: SealCommit, task_id: str, to: Admitted) -> SealedCommit:
-    """Make the commit in our own store, from which nothing fetches, and say where it is to go.
+@dataclass(frozen=True)
+class Target:
+    """``expected_head``: what the ref must still be at the push; the zero id for a new branch."""
+
+    ref: str
+    expected_head: str
+
+
+def target_of(mode: ReleaseMode, target: str | None, source: Source, task_id: str) -> Target:
+    """Where a change is delivered.
 
     Raises:
-        InputError: TARGET_UNKNOWN when a merge has no branch to go to.
-        Refused: TARGET_CHANGED when that branch is not at the base commit any more.
+        Refused: TARGET_UNKNOWN for a fast-forward where neither request nor source names a branch.
     """
-    target_ref, expected_head = _target(objects, request, task_id, to)
-    message = commit_message(request.goal, task_id, request.explorer, request.bundle.bundle_digest)
-    commit = objects.commit_tree(
-        request.result_tree, (request.source.base_commit,), message, COMMITTER, COMMITTER, request.source.commit_time + 1, key
-    )
-    return SealedCommit(commit_id=commit, target_ref=target_ref, expected_head=expected_head)
+    if mode == "branch":
+        return Target(f"{BRANCH_PREFIX}{task_id}", ZERO_ID)
+    name = target or source.ref
+    if name.startswith("refs/heads/"):
+        return Target(name, source.base_commit)
+    if target is None or name.startswith("refs/"):
+        raise Refused("TARGET_UNKNOWN", f"{plain(name)} is not a branch", "name the branch to fast-forward: release.target")
+    return Target(f"refs/heads/{name}", source.base_commit)
 
 
-def ensure_key(keys: Path) -> Path:
-    """The committer's SSH key of this home; made on first use."""
-    key = keys / KEY
-    if key.exists():
-        return key
-    try:
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "gen4-committer", "-f", str(key)],
-            check=True, capture_output=True, env={"PATH": os.environ.get("PATH", os.defpath)}, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise InfrastructureError("KEY_NOT_MADE", f"ssh-keygen failed: {error}", "apt-get install openssh-client") from error
-    return key
+def message_of(goal: str, *, explorer: str, task_id: str, bundle_digest: str) -> str:
+    """First line from the goal's first line, then trailers. No ``Signed-off-by``: that is for a human to add."""
+    first = next((line for line in (plain(part).strip() for part in goal.splitlines()) if line), "a failing test")
+    subject = f"Fix: {first}"
+    if len(subject) > SUBJECT_CHARS:
+        subject = subject[: SUBJECT_CHARS - 1].rstrip() + "…"
+    trailers = (f"Assisted-by: {plain(explorer)}", f"Gen4-Task: {task_id}", f"Gen4-Evidence: {bundle_digest}")
+    return subject + "\n\n" + "\n".join(trailers) + "\n"
 
 
-def _target(objects: ObjectStore, request: SealCommit, task_id: str, to: Admitted) -> tuple[str, str]:
-    if request.mode == "branch":
-        return f"{BRANCHES}gen4/{task_id}", ZERO_ID
-    ref = _full_name(request.target) if request.target else request.source.ref
-    if not ref.startswith(BRANCHES):
-        raise InputError(
-            "TARGET_UNKNOWN", "the session started from a commit, not from a branch", "name a branch: release.target (--target)"
-        )
-    head = objects.ls_remote(to.address, ref, {to.protocol})
-    if head != request.source.base_commit:
-        raise Refused(
-            "TARGET_CHANGED", f"{ref} is at {head or 'nothing'}, the fix is for {request.source.base_commit}",
-            "start a new remediation on the branch as it is now",
-        )  # fmt: skip
-    return ref, head
-
-
-def _full_name(branch: str) -> str:
-    return branch if branch.startswith("refs/") else BRANCHES + branch
+def seal_time(source: Source) -> int:
+    """Date of the commit in UTC seconds: right after its parent, so that the same change has the same id."""
+    return source.commit_time + 1

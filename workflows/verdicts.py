@@ -1,0 +1,47 @@
+"""Why a patch, a request or a search was turned down, in words: codes, message, remedy."""
+
+from __future__ import annotations
+
+from schemas.capabilities import CompileResult
+from schemas.policy import PolicyDecision
+
+REMEDIES = {
+    "NO_TESTS": 'name the tests with test_command, for example ["python", "-m", "pytest", "-q", "tests"]',
+    "TESTS_NONE_COLLECTED": "name the tests with test_command",
+    "NO_FAILING_TEST": "add a test that shows what is wrong; only a failing test that passes afterwards makes a fix",
+    "NO_FIX_FOUND": "this engine knows single edits only: fix it by hand and send the patch to `gen4 compile`",
+    "POLICY_DENIED": "leave out what the rules name, or ask whoever owns the policy",
+    "NOTHING_FIXED": "send a patch that makes a failing test pass",
+    "TARGET_NOT_FAILING": "name failing tests by their ids as pytest prints them",
+    "TARGET_NOT_FIXED": "make every named test pass",
+    "REG_TEST_LOST": "keep every test passing that passed before",
+    "RUNS_DISAGREE": "make the named tests give the same outcome every time",
+    "TEST_TIMEOUT": "make the named tests end within their time limit",
+    "RUN_TIMEOUT": "name a part of the suite with test_command, so that it ends within the time limit",
+}
+
+
+def denial(decision: PolicyDecision) -> tuple[tuple[str, ...], str, str]:
+    """Codes, message and remedy of a policy's refusal."""
+    rules = tuple(dict.fromkeys(rule.rule_id for rule in decision.denials))
+    texts = [f"{rule.rule_id}: {rule.message}" + (f" ({rule.path})" if rule.path else "") for rule in decision.denials]
+    missing = sorted(set(decision.required_checks) - {rule.rule_id for rule in decision.results})
+    texts += [f"{name}: not decided" for name in missing]
+    return ("POLICY_DENIED", *rules), "; ".join(texts)[:2_000] or "denied", REMEDIES["POLICY_DENIED"]
+
+
+def failed_gate(compiled: CompileResult) -> str | None:
+    """Name of the first gate that did not pass."""
+    return next((f"{report.gate} gate" for report in compiled.gates if report.verdict != "pass"), None)
+
+
+def remedy_of(compiled: CompileResult) -> str:
+    """What would make it pass: the failed check's own words, else those of the first code."""
+    checks = (check for report in compiled.gates if report.verdict != "pass" for check in report.checks)
+    named = next((check.remedy for check in checks if check.checked and not check.ok and check.remedy), "")
+    known = (REMEDIES[code] for code in compiled.codes if code in REMEDIES)
+    return named or next(known, "correct the patch and compile it again")
+
+
+def remedy_for(codes: tuple[str, ...]) -> str:
+    return next((REMEDIES[code] for code in codes if code in REMEDIES), "")
