@@ -43,12 +43,6 @@ def describe(filename: str, data: bytes) -> Wheel:
     return Wheel(name=str(name), version=str(version), sha256=sha256_hex(data), filename=filename, license=_licence(metadata))
 
 
-def requirements_of(data: bytes) -> tuple[str, ...]:
-    """``Requires-Dist`` lines of a wheel."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return tuple(HeaderParser().parsestr(_metadata(archive)).get_all("Requires-Dist") or [])
-
-
 def install(wheels: Iterable[tuple[str, bytes]], folder: Path) -> None:
     """Unpack wheels, sorted by file name, into a new folder; a later one replaces what an earlier one also has.
 
