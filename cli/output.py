@@ -12,7 +12,7 @@ from rich.console import Console
 from schemas.details import plain
 from schemas.error import Gen4Error
 
-progress = Console(stderr=True, highlight=False)
+progress = Console(stderr=True, highlight=False, soft_wrap=True)
 results = Console(highlight=False, soft_wrap=True)
 
 

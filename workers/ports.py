@@ -78,7 +78,7 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
     implementers = (
         ControlActivities(store, home.keys, policy, rules, config),
         PolicyActivities(policy, blobs, objects, chain, roots=settings.repository_roots, hosts=settings.repository_hosts),
-        ForgeActivities(objects, chain, home.keys, rules),
+        ForgeActivities(store, objects, home.objects, home.keys, policy, rules),
         TestbedActivities(environments, testbed),
         ExploreActivities(blobs, objects, Cursors(store), testbed),
         CompileActivities(blobs, objects),
