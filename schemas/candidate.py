@@ -19,6 +19,8 @@ class Suspect(Payload):
     """ef: failing tests that run the line."""
     passed: int
     """ep: passing tests that run the line."""
+    covering: tuple[int, ...] = ()
+    """Which failing tests run the line: positions in ``Localization.targets``."""
 
 
 class Candidate(Payload):
