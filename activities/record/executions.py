@@ -59,7 +59,8 @@ class ExecutionRows:
     def session_of(self, tenant_id: str, id: str) -> str | None:
         """The session of a workflow id (of its latest run), or ``id`` itself if it names a session."""
         named = (EXECUTION.c.workflow_id == id) | (EXECUTION.c.session_id == id)
-        query = select(EXECUTION.c.session_id).where(EXECUTION.c.tenant_id == tenant_id, named).order_by(EXECUTION.c.created_at_ms.desc())
+        mine = select(EXECUTION.c.session_id).where(EXECUTION.c.tenant_id == tenant_id, named)
+        query = mine.order_by(EXECUTION.c.created_at_ms.desc())
         found: str | None = self._store.read(lambda connection: connection.execute(query.limit(1)).scalar_one_or_none())
         return found
 

@@ -69,8 +69,9 @@ _SSH = (
 class GitFailed(InfrastructureError):
     """GIT_FAILED: git ended with an unexpected status. ``detail`` is its error output, printable and short."""
 
-    def __init__(self, command: str, status: int, stderr: bytes) -> None:
+    def __init__(self, command: str, status: int, stdout: bytes, stderr: bytes) -> None:
         self.status = status
+        self.stdout = stdout
         self.detail = printable(stderr)
         super().__init__("GIT_FAILED", f"git {command} ended with {status}: {self.detail}")
 
@@ -105,7 +106,7 @@ class Git:
             finally:
                 kill(process)
         if process.returncode != 0:
-            raise GitFailed(arguments[0], process.returncode, stderr)
+            raise GitFailed(arguments[0], process.returncode, stdout, stderr)
         return stdout
 
     def start(
@@ -133,7 +134,7 @@ def server_command(service: str) -> str:
 
     git hands this constant to a shell and appends the quoted path; nothing in it comes from a request.
     """
-    variables = [f"{name}={value}" for name, value in _environment().items()]
+    variables = [f"{name}={value}" for name, value in {**_environment(), "GIT_PROTOCOL": "version=2"}.items()]
     options = [word for name, value in (*_CONFIG, *_RECEIVE_CONFIG) for word in ("-c", f"{name}={value}")]
     return shlex.join([_program("env"), "-i", *variables, _program("git"), *options, service])
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from activities.record.git import TRANSFER_TIMEOUT_S, Git, GitFailed, object_id, server_command
+from activities.record.git import TRANSFER_TIMEOUT_S, Git, GitFailed, object_id, printable, server_command
 from activities.record.remotes import Protocol, Remote, check_ref, checked_out_refs, is_symbolic, parse_remote
 from activities.record.trees import EPOCH_MTIME, TreeEntry, cat_file, check_path, read_tree, write_tar
 from schemas.error import InfrastructureError, InputError, Refused
@@ -433,8 +433,9 @@ class ObjectStore:
             return
         if head != expected_head:
             raise _changed(ref, head, expected_head)
-        if failure is not None and "rejected" in failure.detail:
-            raise Refused("PUSH_REJECTED", failure.detail, "allow the fabric to write this branch, or name another one")
+        if failure is not None and re.search(rb"^!\t", failure.stdout, re.MULTILINE):
+            reason = f"{printable(failure.stdout)} {failure.detail}"
+            raise Refused("PUSH_REJECTED", reason, "allow the fabric to write this branch, or name another one")
         raise InfrastructureError("PUSH_FAILED", failure.detail if failure else f"{ref} did not move", "see the message")
 
 

@@ -144,8 +144,8 @@ def _git_directory(path: Path) -> Path:
     if not (found / "HEAD").is_file() and not (found / "HEAD").is_symlink():
         raise ValueError(f"{path} is not a git repository")
     # git itself would look one folder deeper first, and so be led elsewhere.
-    if os.path.lexists(found / ".git") or os.path.lexists(found.with_name(found.name + ".git")):
-        raise ValueError(f"{found} has another repository inside or beside it")
+    if os.path.lexists(found / ".git"):
+        raise ValueError(f"{found} has another repository inside it")
     return found
 
 

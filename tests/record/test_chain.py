@@ -1,0 +1,275 @@
+"""The chain under honest use and under an attacker who writes the SQLite file directly."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+
+from activities.record.chain import EventChain, Finding, commitment
+from activities.record.store import Store
+from schemas.canonical import jcs
+from schemas.error import InputError, Refused
+from schemas.event import GENESIS, Actor, EventDraft, event_hash
+from schemas.task import TraceKeys
+
+KEYS = TraceKeys(tenant_id="acme", trace_id="trace", session_id="session", task_id="task")
+ACTOR = Actor(principal_id="uid:1000", kind="human")
+LENGTH = 6
+
+
+def draft(key: str, **payload: object) -> EventDraft:
+    return EventDraft(kind="task.started", idempotency_key=key, payload=dict(payload))
+
+
+def fill(chain: EventChain, length: int = LENGTH) -> None:
+    chain.append(KEYS, ACTOR, *(draft(f"key-{n}", n=n) for n in range(1, length + 1)))
+
+
+def test_first_event_starts_the_chain_and_each_follows(store: Store) -> None:
+    chain = EventChain(store, clock=lambda: 17)
+    fill(chain)
+    events = [event for event, _ in chain.read("acme", "session")]
+    assert [event.seq for event in events] == list(range(1, LENGTH + 1))
+    assert events[0].prev_hash == GENESIS
+    for before, event in itertools.pairwise(events):
+        assert event.prev_hash == before.hash
+    for event in events:
+        assert event.hash == event_hash(event.model_dump(mode="json"))
+        assert (event.recorded_at_ms, event.task_id, event.capability_id) == (17, "task", None)
+    assert [payload for _, payload in chain.read("acme", "session")] == [{"n": n} for n in range(1, LENGTH + 1)]
+    assert chain.verify("acme", "session") == []
+    assert chain.sessions("acme") == ["session"]
+
+
+def test_sessions_and_tenants_have_chains_of_their_own(store: Store) -> None:
+    chain = EventChain(store)
+    fill(chain, 2)
+    other = KEYS.model_copy(update={"session_id": "second"})
+    foreign = KEYS.model_copy(update={"tenant_id": "other"})
+    assert chain.append(other, ACTOR, draft("b"))[0].seq == 1
+    assert chain.append(foreign, ACTOR, draft("key-1", n=1))[0].seq == 1
+    assert set(chain.sessions("acme")) == {"session", "second"}
+    assert chain.sessions("other") == ["session"]
+    assert chain.verify("acme", "unknown") == []
+    assert chain.read("acme", "unknown") == []
+
+
+def test_same_key_and_body_is_a_no_op(store: Store) -> None:
+    chain = EventChain(store)
+    first = chain.append(KEYS, ACTOR, draft("a", n=1))
+    assert chain.append(KEYS, ACTOR, draft("a", n=1), draft("b", n=2))[0] == first[0]
+    assert len(chain.read("acme", "session")) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        draft("a", n=2),
+        EventDraft(kind="task.receipt", idempotency_key="a", payload={"n": 1}),
+        EventDraft(kind="task.started", idempotency_key="a", payload={"n": 1}, capability_id="c"),
+    ],
+)
+def test_same_key_and_other_body_is_a_conflict(store: Store, other: EventDraft) -> None:
+    chain = EventChain(store)
+    chain.append(KEYS, ACTOR, draft("a", n=1))
+    with pytest.raises(Refused, match="ID_CONFLICT"):
+        chain.append(KEYS, ACTOR, other)
+    with pytest.raises(Refused, match="ID_CONFLICT"):
+        chain.append(KEYS.model_copy(update={"session_id": "second"}), ACTOR, draft("a", n=1))
+    assert len(chain.read("acme", "session")) == 1
+
+
+def test_append_joins_a_transaction(store: Store) -> None:
+    chain = EventChain(store)
+
+    def fail(connection: Connection) -> None:
+        chain.append(KEYS, ACTOR, draft("a"), connection=connection)
+        raise ValueError("mistake")
+
+    with pytest.raises(ValueError, match="mistake"):
+        store.write(fail)
+    assert chain.read("acme", "session") == []
+    store.write(lambda connection: chain.append(KEYS, ACTOR, draft("a"), connection=connection))
+    assert chain.verify("acme", "session") == [] and len(chain.read("acme", "session")) == 1
+
+
+@pytest.mark.parametrize("value", [2**53, float("nan"), float("inf"), "\ud800"])
+def test_payload_without_canonical_form_is_refused(store: Store, value: object) -> None:
+    chain = EventChain(store)
+    with pytest.raises(InputError, match="NOT_CANONICAL"):
+        chain.append(KEYS, ACTOR, draft("good"), draft("bad", value=value))
+    assert chain.read("acme", "session") == []
+
+
+def test_equal_payloads_have_unequal_commitments(store: Store) -> None:
+    first, second = EventChain(store).append(KEYS, ACTOR, draft("a", n=1), draft("b", n=1))
+    assert first.payload_commitment != second.payload_commitment
+    salt, payload = store.read(lambda c: c.execute(text("SELECT salt, payload FROM event_payload LIMIT 1")).one())
+    assert payload == jcs({"n": 1}) and len(salt) == 32
+    assert commitment(salt, payload) in {first.payload_commitment, second.payload_commitment}
+
+
+def test_many_writers_leave_no_gap(url: str) -> None:
+    stores = [Store.open(url), Store.open(url)]
+
+    def work(store: Store, name: str) -> None:
+        for n in range(15):
+            EventChain(store).append(KEYS, ACTOR, draft(f"{name}-{n}"))
+
+    threads = [threading.Thread(target=work, args=(store, f"{a}{b}")) for a, store in enumerate(stores) for b in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    chain = EventChain(stores[0])
+    assert [event.seq for event, _ in chain.read("acme", "session")] == list(range(1, 61))
+    assert chain.verify("acme", "session") == []
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.parametrize("table", ["event", "event_payload"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE {0} SET tenant_id = 'x'",
+        "DELETE FROM {0}",
+        "DELETE FROM {0} WHERE event_id = (SELECT event_id FROM {0} LIMIT 1)",
+        "INSERT OR REPLACE INTO {0} SELECT * FROM {0}",
+        "INSERT OR REPLACE INTO event SELECT 'fresh-id', tenant_id, trace_id, session_id, task_id, capability_id, version, seq,"
+        " kind, actor_principal_id, actor_kind, idempotency_key || 'x', payload_commitment, recorded_at_ms, prev_hash, hash"
+        " FROM event",
+    ],
+)
+def test_the_database_itself_refuses_changes(store: Store, url: str, table: str, statement: str) -> None:
+    chain = EventChain(store)
+    fill(chain, 2)
+    with pytest.raises(IntegrityError, match="append-only"):
+        store.write(lambda connection: connection.exec_driver_sql(statement.format(table)))
+    # Also on a connection that somebody else made, without our settings.
+    plain = sqlite3.connect(url.removeprefix("sqlite:///"))
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        plain.execute(statement.format(table))
+    plain.close()
+    assert chain.verify("acme", "session") == []
+
+
+# --- an attacker with the file ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def tampered(change: Callable[[sqlite3.Connection], object]) -> Iterator[list[Finding]]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "store.db"
+        store = Store.open(f"sqlite:///{file}")
+        chain = EventChain(store)
+        fill(chain)
+        raw = sqlite3.connect(file)
+        for (trigger,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            raw.execute(f"DROP TRIGGER {trigger}")
+        change(raw)
+        raw.commit()
+        raw.close()
+        yield chain.verify("acme", "session")
+        store.close()
+
+
+def alter(raw: sqlite3.Connection, column: str, value: object, seq: int) -> None:
+    raw.execute(f"UPDATE event SET {column} = ? WHERE seq = ?", (value, seq))  # noqa: S608  a name from this file
+
+
+COLUMNS: dict[str, object] = {
+    "event_id": "other", "trace_id": "other", "task_id": None, "capability_id": "other", "version": "2", "kind": "task.receipt",
+    "actor_principal_id": "other", "actor_kind": "agent", "idempotency_key": "other", "payload_commitment": "0" * 64,
+    "recorded_at_ms": 1, "prev_hash": "1" * 64, "hash": "2" * 64,
+}  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(seq=st.integers(1, LENGTH), column=st.sampled_from(sorted(COLUMNS)))
+def test_any_altered_field_is_found_where_it_is(seq: int, column: str) -> None:
+    with tampered(lambda raw: alter(raw, column, COLUMNS[column], seq)) as findings:
+        assert [(finding.seq, finding.code) for finding in findings] == [(seq, "ALTERED")]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seq=st.integers(1, LENGTH), kind=st.sampled_from(["not.a.kind", "", "7"]), column=st.sampled_from(["kind", "actor_kind"]))
+def test_malformed_rows_are_findings_not_crashes(seq: int, kind: str, column: str) -> None:
+    with tampered(lambda raw: alter(raw, column, kind, seq)) as findings:
+        assert [(finding.seq, finding.code) for finding in findings] == [(seq, "ALTERED")]
+
+
+@settings(max_examples=15, deadline=None)
+@given(gone=st.sets(st.integers(1, LENGTH), min_size=1, max_size=3))
+def test_removed_events_are_found(gone: set[int]) -> None:
+    def change(raw: sqlite3.Connection) -> None:
+        raw.executemany("DELETE FROM event WHERE seq = ?", [(seq,) for seq in gone])
+
+    with tampered(change) as findings:
+        (finding,) = findings
+        assert finding.code == ("TRUNCATED" if 1 in gone else "REMOVED")
+
+
+@settings(max_examples=15, deadline=None)
+@given(pair=st.lists(st.integers(1, LENGTH), min_size=2, max_size=2, unique=True))
+def test_reordered_events_are_found(pair: list[int]) -> None:
+    first, second = sorted(pair)
+
+    def change(raw: sqlite3.Connection) -> None:
+        for old, new in ((first, 99), (second, first), (99, second)):
+            raw.execute("UPDATE event SET seq = ? WHERE seq = ?", (new, old))
+
+    with tampered(change) as findings:
+        assert [(finding.seq, finding.code) for finding in findings] == [(first, "REORDERED")]
+
+
+@settings(max_examples=10, deadline=None)
+@given(seq=st.integers(1, LENGTH - 1))
+def test_removed_and_renumbered_events_are_found(seq: int) -> None:
+    def change(raw: sqlite3.Connection) -> None:
+        raw.execute("DELETE FROM event WHERE seq = ?", (seq,))
+        for later in range(seq + 1, LENGTH + 1):
+            raw.execute("UPDATE event SET seq = ? WHERE seq = ?", (later - 1, later))
+
+    with tampered(change) as findings:
+        assert [finding.seq for finding in findings] == [seq]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seq=st.integers(1, LENGTH), payload=st.sampled_from([b'{"n":0}', b"", b"no json", b'{"n":1}x']))
+def test_changed_payload_is_found(seq: int, payload: bytes) -> None:
+    query = "UPDATE event_payload SET payload = ? WHERE event_id = (SELECT event_id FROM event WHERE seq = ?)"
+    with tampered(lambda raw: raw.execute(query, (payload, seq))) as findings:
+        assert [(finding.seq, finding.code) for finding in findings] == [(seq, "PAYLOAD_CHANGED")]
+
+
+def test_removed_payload_is_found() -> None:
+    query = "DELETE FROM event_payload WHERE event_id = (SELECT event_id FROM event WHERE seq = 3)"
+    with tampered(lambda raw: raw.execute(query)) as findings:
+        assert [(finding.seq, finding.code) for finding in findings] == [(3, "PAYLOAD_MISSING")]
+
+
+def test_inserted_event_with_a_sound_hash_is_found() -> None:
+    """An event of another session, moved here with a recomputed hash, does not follow its predecessor."""
+
+    def change(raw: sqlite3.Connection) -> None:
+        raw.row_factory = sqlite3.Row
+        row = dict(raw.execute("SELECT * FROM event WHERE seq = 4").fetchone())
+        row["capability_id"] = "forged"
+        fields = {key: value for key, value in row.items() if not key.startswith("actor_")}
+        fields["actor"] = {"principal_id": row["actor_principal_id"], "kind": row["actor_kind"]}
+        raw.execute("UPDATE event SET capability_id = 'forged', hash = ? WHERE seq = 4", (event_hash(fields),))
+
+    with tampered(change) as findings:
+        assert [(finding.seq, finding.code) for finding in findings] == [(5, "ALTERED")]
