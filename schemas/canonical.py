@@ -11,6 +11,8 @@ import rfc8785
 from pydantic import BaseModel
 
 MAX_DEPTH = 64
+_MOST_DIGITS = 22
+"""JCS writes whole doubles below 1e21 without exponent: 21 digits and a sign."""
 
 
 class StrictJsonError(ValueError):
@@ -49,8 +51,8 @@ def strict_json(data: bytes) -> Any:
     """Parse JSON so that every parser would agree on it.
 
     Raises:
-        StrictJsonError: duplicate keys, NaN or infinities, lone surrogates, a byte order mark,
-            trailing bytes, nesting deeper than 64, or bytes that are not UTF-8.
+        StrictJsonError: duplicate keys, NaN or infinities, integers that no double holds, lone surrogates,
+            a byte order mark, trailing bytes, nesting deeper than 64, or bytes that are not UTF-8.
     """
     if data.startswith(b"\xef\xbb\xbf"):
         raise StrictJsonError("bom", "the document starts with a byte order mark")
@@ -60,7 +62,9 @@ def strict_json(data: bytes) -> Any:
         raise StrictJsonError("utf8", str(error)) from error
     _refuse_deep(text)
     try:
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(
+            text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_exact
+        )
     except json.JSONDecodeError as error:
         reason = "trailing" if error.msg == "Extra data" else "syntax"
         raise StrictJsonError(reason, str(error)) from error
@@ -69,6 +73,8 @@ def strict_json(data: bytes) -> Any:
 
 
 def _refuse_deep(text: str) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return  # cannot be too deep, and scanning character by character is slow
     depth, in_string, escaped = 0, False, False
     for char in text:
         if in_string:
@@ -106,6 +112,19 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise StrictJsonError("number", f"{text} is not finite")
     return number
+
+
+def _exact(text: str) -> int | float:
+    """Beyond 2**53 a parser that reads doubles may see another number, so only what JCS writes for a double passes."""
+    if len(text) > _MOST_DIGITS:
+        raise StrictJsonError("number", f"an integer of {len(text)} digits")
+    number = int(text)
+    if abs(number) < 2**53:
+        return number
+    double = float(number)
+    if rfc8785.dumps(double).decode() != text:
+        raise StrictJsonError("number", f"{text} is not the canonical text of a double")
+    return double
 
 
 def _refuse_surrogates(value: Any) -> None:

@@ -10,7 +10,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from schemas.canonical import jcs
 from schemas.gates import GateVerdict
@@ -65,17 +65,24 @@ SIGSTORE_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 _STAMP_ID = re.compile(r"stm_[0-9a-f]{32}")
 
-Timestamp = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
-"""RFC 3339 UTC in whole seconds."""
-
-
 def timestamp_of(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def milliseconds_of(timestamp: str) -> int:
-    """UTC milliseconds of a :data:`Timestamp`. Raises ValueError for a date that does not exist."""
+    """UTC milliseconds of a timestamp in whole seconds. Raises ValueError for a date that does not exist."""
     return int(datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def _existing(timestamp: str) -> str:
+    milliseconds_of(timestamp)
+    return timestamp
+
+
+Timestamp = Annotated[
+    str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"), AfterValidator(_existing)
+]
+"""RFC 3339 UTC in whole seconds, of a date that exists."""
 
 
 def is_stamp_id(value: str) -> bool:

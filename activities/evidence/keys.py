@@ -9,6 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
@@ -63,7 +64,10 @@ def load_signer(keys: Path) -> Signer:
     path = keys / SIGNER_KEY
     if not path.exists() and not path.is_symlink():
         _write_new(path, _new_key(), 0o600)
-    key = serialization.load_pem_private_key(_read_private(path), password=None)
+    try:
+        key = serialization.load_pem_private_key(_read_private(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise InputError("KEY_INVALID", f"{path} is not an ECDSA P-256 key", "move it away; a new key is made at the next start")
     return Signer(key)
@@ -75,18 +79,18 @@ def load_trust(path: Path) -> TrustRoot:
         with path.open("rb") as file:
             data = file.read(_TRUST_LIMIT + 1)
     except OSError as error:
-        raise InputError(
-            "TRUST_INVALID", f"cannot read trust root {path}: {error.strerror}", "name the file with --trust"
-        ) from error
+        raise _bad_trust(f"cannot read trust root {path}: {error.strerror}") from error
     if len(data) > _TRUST_LIMIT:
-        raise InputError("TRUST_INVALID", f"trust root {path} is larger than {_TRUST_LIMIT} bytes")
+        raise _bad_trust(f"trust root {path} is larger than {_TRUST_LIMIT} bytes")
     try:
         strict_json(data)
         return TrustRoot.model_validate_json(data)
     except (StrictJsonError, ValidationError) as error:
-        raise InputError(
-            "TRUST_INVALID", f"{path} is not a trust/1 document: {error}", "use the trust.json of the fabric that sealed"
-        ) from error
+        raise _bad_trust(f"{path} is not a trust/1 document: {error}") from error
+
+
+def _bad_trust(message: str) -> InputError:
+    return InputError("TRUST_INVALID", message, "name with --trust the trust.json of the fabric that sealed the bundle")
 
 
 def ensure_trust(keys: Path, signer: Signer, policy_digests: tuple[str, ...], now_s: int) -> Path:

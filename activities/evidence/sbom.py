@@ -71,5 +71,6 @@ def _base(digest: str, packages: Mapping[str, str]) -> Component:
     for full_name, version in sorted(packages.items()):
         name, _, architecture = full_name.partition(":")
         purl = PackageURL("deb", "debian", name, version, {"arch": architecture} if architecture else None)
-        base.components.add(Component(type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=f"deb:{full_name}"))
+        reference = f"deb:{full_name}"
+        base.components.add(Component(type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=reference))
     return base

@@ -101,12 +101,13 @@ def test_a_test_file_that_became_a_link_or_executable_is_restored_exactly(reposi
     objects = repository.objects
     name = b"tests/test_calc.py"
     oid = next(entry.oid for entry in objects.entries(repository.base) if entry.path == name.decode()).encode()
-    blob = b"1" * 40
     head = b"diff --git a/%s b/%s\n" % (name, name)
     link = head + b"deleted file mode 100644\nindex %s..%s\n" % (oid, b"0" * 40)
     body = BASE[name.decode()]
-    link += b"--- a/%s\n+++ /dev/null\n@@ -1,5 +0,0 @@\n" % name + b"".join(b"-" + line for line in body.splitlines(keepends=True))
-    link += head + b"new file mode 120000\nindex %s..%s\n--- /dev/null\n+++ b/%s\n@@ -0,0 +1 @@\n+../calc.py\n" % (b"0" * 40, blob, name)
+    link += b"--- a/%s\n+++ /dev/null\n@@ -1,5 +0,0 @@\n" % name
+    link += b"".join(b"-" + line for line in body.splitlines(keepends=True))
+    link += head + b"new file mode 120000\nindex %s..%s\n" % (b"0" * 40, b"1" * 40)
+    link += b"--- /dev/null\n+++ b/%s\n@@ -0,0 +1 @@\n+../calc.py\n" % name
     link += b"\\ No newline at end of file\n"
     executable = head + b"old mode 100644\nnew mode 100755\n"
     for patch in (link, executable):
@@ -143,7 +144,8 @@ def test_what_is_refused(repository: Repository) -> None:
 
 
 def test_a_path_that_is_no_text_is_refused(repository: Repository) -> None:
-    patch = b'diff --git "a/x\\377.py" "b/x\\377.py"\nnew file mode 100644\n--- /dev/null\n+++ "b/x\\377.py"\n@@ -0,0 +1 @@\n+x = 1\n'
+    patch = b'diff --git "a/x\\377.py" "b/x\\377.py"\nnew file mode 100644\n--- /dev/null\n'
+    patch += b'+++ "b/x\\377.py"\n@@ -0,0 +1 @@\n+x = 1\n'
     assert _refusal(repository, patch) == "PATCH_PATH"
 
 

@@ -502,7 +502,7 @@ _STAMP_DEFECTS: list[tuple[Callable[[dict[str, Any]], Any], str, str]] = [
     (_set("supersedes", None), "STAMP_SCHEMA", "schema"),
     (_set("compile.cache", "hit"), "STAMP_SCHEMA", "schema"),
     (_set("compile.network", "host"), "STAMP_SCHEMA", "schema"),
-    (_set("created_at", "2026-02-30T00:00:00Z"), "STAMP_SCHEMA", "created_at"),
+    (_set("created_at", "2026-02-30T00:00:00Z"), "STAMP_SCHEMA", "schema"),
     (_set("created_at", "2026-02-03 00:00:00"), "STAMP_SCHEMA", "schema"),
     (_set("created_at", timestamp_of(NOW_S + 100_000)), "STAMP_SCHEMA", "created_at"),
     (_set("created_at", timestamp_of(NOW_S - 100_000)), "STAMP_SCHEMA", "created_at"),

@@ -14,7 +14,9 @@ CONFIGURATION = [
     "conftest.py", "pkg/conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml",
     "sitecustomize.py", "lib/usercustomize.py", "x.pth", "a.egg-info/entry_points.txt", "a-1.dist-info/RECORD", "ConfTest.py",
 ]  # fmt: skip
-PRODUCT = ["calc.py", "src/pkg/testing/a.py", "contest.py", "attest.py", "latest/a.py", "testdata.py", "README.md", "tests.py", "a/test"]
+PRODUCT = [
+    "calc.py", "src/pkg/testing/a.py", "contest.py", "attest.py", "latest/a.py", "testdata.py", "README.md", "tests.py", "a/test",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", TESTS)

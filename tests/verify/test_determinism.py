@@ -64,7 +64,8 @@ def test_the_activity_compares_the_bytes_and_not_the_digests_it_is_told(tmp_path
     activities = VerifyActivities(blobs)
 
     def stored(members: dict[str, bytes]) -> Members:
-        return Members(blobs={name: blobs.put(data) for name, data in members.items()}, bundle_digest=digest_of(MEMBERS[CHECKSUMS]))
+        references = {name: blobs.put(data) for name, data in members.items()}
+        return Members(blobs=references, bundle_digest=digest_of(MEMBERS[CHECKSUMS]))
 
     first, same, other = stored(MEMBERS), stored(MEMBERS), stored({**MEMBERS, SBOM: b"{}"})
     verdicts = [

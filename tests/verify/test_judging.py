@@ -76,7 +76,9 @@ def test_mending_some_of_what_fails_is_partial(bench: Bench) -> None:
         ({}, {}, (), "TESTS_NONE_COLLECTED"),
     ],
 )
-def test_verdicts_come_from_test_ids(bench: Bench, base: Outcomes, patched: Outcomes, targets: tuple[str, ...], code: str) -> None:
+def test_verdicts_come_from_test_ids(
+    bench: Bench, base: Outcomes, patched: Outcomes, targets: tuple[str, ...], code: str
+) -> None:
     judged = bench.outcomes(base, patched, *targets)
     assert judged.verdict == "rejected" and code in judged.codes
 
