@@ -62,7 +62,7 @@ def register(app: typer.Typer) -> None:
 
 def _attached(settings: Settings) -> int:
     process = subprocess.Popen(  # noqa: S603  our own module
-        [sys.executable, "-m", "workers.supervisor"], env=os.environ | fabric.settings_environment(settings)
+        [sys.executable, "-P", "-m", "workers.supervisor"], env=os.environ | fabric.settings_environment(settings)
     )
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:

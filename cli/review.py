@@ -10,8 +10,9 @@ from typing import Any
 from activities.evidence.keys import TRUST_FILE, load_trust
 from activities.evidence.verification import verify_bundle
 from cli.local import LocalStore
-from schemas.approval import ApprovalRequest
+from schemas.approval import Action, ApprovalRequest
 from schemas.canonical import digest_of, sha256_hex
+from schemas.error import InputError
 from schemas.gates import GateReport
 
 
@@ -37,7 +38,7 @@ class Review:
 
 def review(request: ApprovalRequest, local: LocalStore) -> Review:
     action = request.action
-    bundle = bundle_directory(local, action.bundle_digest)
+    bundle = bundle_directory(local, action)
     trust = load_trust(local.home.keys / TRUST_FILE)
     report = verify_bundle(bundle, trust, objects=local.objects, now_ms=time.time_ns() // 1_000_000)
     commit = local.objects.commit(action.commit_id)
@@ -53,6 +54,10 @@ def review(request: ApprovalRequest, local: LocalStore) -> Review:
     return Review(request=request, diff=diff, checks=checks, trust_gate=report)
 
 
-def bundle_directory(local: LocalStore, bundle_digest: str) -> Path:
-    """Where the sealed bundle of this digest lies."""
-    return local.home.bundles / bundle_digest.removeprefix("sha256:")
+def bundle_directory(local: LocalStore, action: Action) -> Path:
+    """The sealed bundle with the approved stamp. Raises InputError(BUNDLE_NOT_FOUND)."""
+    for folder in sorted(local.home.bundles.iterdir()):
+        stamp = folder / "stamp.json"
+        if stamp.is_file() and sha256_hex(stamp.read_bytes()) == action.stamp_sha256:
+            return folder
+    raise InputError("BUNDLE_NOT_FOUND", "no bundle here has the stamp of this request", "look on the machine that compiled it")

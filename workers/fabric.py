@@ -99,7 +99,7 @@ def start(settings: Settings, say: Callable[[str], None]) -> FabricState:
     log = home.logs / "supervisor.log"
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "workers.supervisor"],
+            [sys.executable, "-P", "-m", "workers.supervisor"],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=_environment(settings),
             cwd=settings.home,
         )  # fmt: skip

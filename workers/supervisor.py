@@ -148,7 +148,7 @@ class Supervisor:
                 "temporal", temporal_argv(temporal.path, self._home, ports, self._settings.namespace), _listens(ports["temporal"])
             ),
             self._child("opa", list(opa_argv(opa.path, bundle, credentials, ports["opa"])), _healthy(ports["opa"])),
-            self._child("worker", [sys.executable, "-m", "workers.worker"], self._worker_ready),
+            self._child("worker", [sys.executable, "-P", "-m", "workers.worker"], self._worker_ready),
         ]
         for child in self._children:
             child.start()
