@@ -125,7 +125,7 @@ async def _remediate(
     settings: Settings, state: fabric.FabricState, pair: Pair, repository: Path, key: Path, clock: Clock
 ) -> SessionResult:
     client: Client = await connect(state.temporal_address, state.namespace)
-    show(f"\nThe bug: {pair.problem_statement}")
+    show(f"the bug: {pair.problem_statement}")
     for nodeid in pair.fail_to_pass:
         show(f"  fails now: {nodeid}")
     request = RemediationRequest(
@@ -136,15 +136,16 @@ async def _remediate(
         requirements=pair.extra_requirements,
         failing_tests=pair.fail_to_pass,
         release=ReleaseChoice(mode="merge"),
-        candidates=1,
     )
     handle = await session.start(client, "Remediation", request, "demo")
-    show(f"session {handle.id}\n  watch it: {state.workflow_link(handle.id)}\n")
-    waiting = await session.follow(handle, lambda now: now.approval is not None and now.approval.status == "pending")
+    show(f"session {handle.id}")
+    show(f"  watch it: {state.workflow_link(handle.id)}")
+    stages = session.display()
+    waiting = await session.follow(handle, lambda now: now.approval is not None and now.approval.status == "pending", stages)
     if waiting is not None and waiting.approval is not None:
         with clock.stage("review and approve"):
             await _approve(settings, client, handle.id, waiting, key)
-        waiting = await session.follow(handle, lambda _: False) or waiting
+        waiting = await session.follow(handle, lambda _: False, stages) or waiting
     result = await session.result_of(handle)
     final = await session.status_of(handle) or waiting
     for stage in final.stages if final is not None else ():
@@ -158,7 +159,7 @@ async def _approve(settings: Settings, client: Client, workflow_id: str, waiting
     assert waiting.approval is not None
     request = local.approval(waiting.approval.approval_id)
     seen = review(request, local)
-    show("\nWaits for an approval. What it would release, recomputed from bundle and commit:")
+    show("it waits for an approval; what it would release, recomputed from bundle and commit:")
     for line in seen.diff.splitlines():
         show(f"  {line}")
     if not seen.consistent:
@@ -168,12 +169,11 @@ async def _approve(settings: Settings, client: Client, workflow_id: str, waiting
         approval_id=request.approval_id, action_digest=request.action_digest, reason=reason,
         signature=sign_decision(request, "approve", reason, {}, key),
     )  # fmt: skip
-    show(f"approve {request.action_digest} (SSH signature by the demo's key)\n")
+    show(f"approve {request.action_digest} (SSH signature by the demo's key)")
     await client.get_workflow_handle(workflow_id).signal("approve", decision.model_dump(mode="json", exclude_defaults=True))
 
 
 def _conclude(settings: Settings, repository: Path, result: SessionResult, clock: Clock) -> int:
-    show("")
     print_result(result)
     if result.release is None or result.bundle is None or result.trust is None:
         return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
@@ -23,7 +24,7 @@ from schemas.capability import WORKFLOW_QUEUE
 from schemas.details import plain
 from schemas.error import InfrastructureError, InputError, Refused
 from schemas.request import SessionResult
-from schemas.status import SessionStatus
+from schemas.status import SessionStatus, Stage
 
 T = TypeVar("T")
 POLL_S = 0.25
@@ -83,23 +84,22 @@ def _typed(cause: BaseException | None) -> Exception:
 
 
 async def follow(
-    handle: WorkflowHandle[Any, Any],
-    done: Callable[[SessionStatus], bool],
-    on_status: Callable[[SessionStatus], Awaitable[None]] | None = None,
+    handle: WorkflowHandle[Any, Any], done: Callable[[SessionStatus], bool], shown: StageLines | None = None
 ) -> SessionStatus | None:
-    """Show stages until ``done`` or the workflow's end: live on a terminal, a line per stage elsewhere."""
-    shown = _Terminal() if progress.is_terminal else _Lines()
+    """Show stages until ``done`` or the workflow's end: live on a terminal, a line per stage elsewhere.
+
+    Args:
+        shown: the display of an earlier call, to go on with it.
+    """
     ended = asyncio.ensure_future(handle.result())
     latest: SessionStatus | None = None
-    with shown:
+    with shown or display() as stages:
         try:
             while True:
                 current = await status_of(handle)
                 if current is not None:
                     latest = current
-                    shown.update(current)
-                    if on_status is not None:
-                        await on_status(current)
+                    stages.update((*current.stages, *await _stages_of_children(handle, current)))
                     if done(current):
                         return latest
                 if ended.done():
@@ -110,50 +110,77 @@ async def follow(
             await asyncio.gather(ended, return_exceptions=True)
 
 
-class _Lines:
-    """Plain progress: one line when a stage starts and one when it ends."""
+async def _stages_of_children(handle: WorkflowHandle[Any, Any], parent: SessionStatus) -> tuple[Stage, ...]:
+    """What running children are doing; the session adopts their stages when they end."""
+    stages: list[Stage] = []
+    above = next((stage.name for stage in reversed(parent.stages) if stage.ended_ms is None), "")
+    try:
+        children = (await handle.describe()).raw_description.pending_children
+        for child in children:
+            status = await status_of(_client_of(handle).get_workflow_handle(child.workflow_id, run_id=child.run_id))
+            stages += [_below(above or child.workflow_type_name.lower(), stage) for stage in (status.stages if status else ())]
+    except (RPCError, InputError):
+        return ()  # a child that has just ended is shown by its parent
+    return tuple(stages)
+
+
+def _below(name: str, stage: Stage) -> Stage:
+    return stage.model_copy(update={"name": f"{name}: {stage.name}"})
+
+
+def _client_of(handle: WorkflowHandle[Any, Any]) -> Client:
+    return handle._client
+
+
+def display() -> StageLines:
+    return StageTable() if progress.is_terminal else StageLines()
+
+
+class StageLines:
+    """Plain progress: one line when a stage starts and one when it ends, however often it is updated."""
 
     def __init__(self) -> None:
-        self._told: set[tuple[str, int, bool]] = set()
+        self._told: set[tuple[str, bool]] = set()
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> StageLines:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def update(self, status: SessionStatus) -> None:
-        for stage in status.stages:
+    def update(self, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            # A child's stage counts once, whether the child or, later, its parent reports it.
+            name = stage.name if ": " in stage.name else f"{stage.name} {stage.started_ms}"
             ended = stage.ended_ms is not None
-            key = (stage.name, stage.started_ms, ended)
-            if key in self._told or (not ended and (stage.name, stage.started_ms, True) in self._told):
+            if (name, ended) in self._told or (name, True) in self._told:
                 continue
-            self._told.add(key)
+            self._told.add((name, ended))
             say(f"{stage.name}: {stage.seconds:.1f} s {stage.note}" if ended else f"{stage.name} …")
 
 
-class _Terminal(_Lines):
+class StageTable(StageLines):
     """Rich progress: a table that is redrawn in place."""
 
     def __init__(self) -> None:
         super().__init__()
         self._live = Live(console=progress, refresh_per_second=8, transient=False)
 
-    def __enter__(self) -> _Terminal:
+    def __enter__(self) -> StageTable:
+        self._live = Live(console=progress, refresh_per_second=8, transient=False)
         self._live.__enter__()
         return self
 
     def __exit__(self, *arguments: Any) -> None:
         self._live.__exit__(*arguments)
 
-    def update(self, status: SessionStatus) -> None:
+    def update(self, stages: Sequence[Stage]) -> None:
         table = Table.grid(padding=(0, 2))
         now_ms = time.time() * 1000
-        for stage in status.stages:
+        for stage in stages:
             if stage.ended_ms is None:
-                table.add_row(
-                    Spinner("dots"), stage.name, f"{max(0.0, (now_ms - stage.started_ms) / 1000):.0f} s", plain(stage.note)
-                )
+                elapsed = f"{max(0.0, (now_ms - stage.started_ms) / 1000):.0f} s"
+                table.add_row(Spinner("dots"), Text(stage.name), elapsed, Text(plain(stage.note)))
             else:
-                table.add_row("[green]✓[/]", stage.name, f"{stage.seconds:.1f} s", plain(stage.note))
+                table.add_row("[green]✓[/]", Text(stage.name), f"{stage.seconds:.1f} s", Text(plain(stage.note)))
         self._live.update(table)
