@@ -194,7 +194,7 @@ class ObjectStore:
 
     def file(self, tree: str, path: str) -> bytes | None:
         """The content of a regular file, or None where the tree has no such file (links are not followed)."""
-        listing = self._git.run("ls-tree", "-z", "--full-tree", object_id(tree), check_path(path))
+        listing = self._git.run("ls-tree", "-z", "--full-tree", "--end-of-options", object_id(tree), check_path(path))
         if not listing:
             return None
         mode, kind, oid = listing.split(b"\t", 1)[0].decode().split()

@@ -77,7 +77,9 @@ class TrajectoryWriter:
         truncated = len(output) > OUTPUT_LIMIT
         if truncated:
             self._blobs.put(output, "text/plain; charset=utf-8")
-        call = None if tool_call is None else ToolCall(name=tool_call.name, args=redactor.json(tool_call.args))
+        args = None if tool_call is None else redactor.json(tool_call.args)
+        _canonical(args)  # raises now rather than when the lines are wanted; a model would turn NaN into null
+        call = None if tool_call is None else ToolCall(name=tool_call.name, args=args)
         step = TrajectoryStep(
             step_id=step_id or str(uuid.uuid4()),
             timestamp=self._clock().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -96,7 +98,6 @@ class TrajectoryWriter:
             recorder=recorder,
             redactions=tuple(Redaction(rule=rule, count=count) for rule, count in sorted(redactor.counts.items())),
         )
-        line(step)  # raises now rather than when the lines are wanted
         self._steps.append(step)
         return step
 
@@ -106,18 +107,11 @@ class TrajectoryWriter:
 
 
 def line(step: TrajectoryStep) -> bytes:
-    """JCS bytes of a step, without LF. ``tool_call`` is one of the seven fields and stays, as null.
-
-    Raises:
-        InputError: NOT_CANONICAL.
-    """
+    """JCS bytes of a step, without LF. ``tool_call`` is one of the seven fields and stays, as null."""
     fields: dict[str, Any] = step.model_dump(mode="json")
     if step.candidate_id is None:
         del fields["candidate_id"]
-    try:
-        return jcs(fields)
-    except rfc8785.CanonicalizationError as error:
-        raise InputError("NOT_CANONICAL", f"the step has no canonical JSON: {error}", "send such values as strings") from error
+    return jcs(fields)
 
 
 def read_trajectory(data: bytes) -> tuple[TrajectoryStep, ...]:
@@ -156,3 +150,10 @@ def _printable(text: str | bytes) -> str:
 
 def _broken(number: int, why: str) -> Refused:
     return Refused("TRAJECTORY_CHAIN", f"trajectory line {number}: {why}", "get the trajectory as it was recorded")
+
+
+def _canonical(value: Any) -> bytes:
+    try:
+        return jcs(value)
+    except rfc8785.CanonicalizationError as error:
+        raise InputError("NOT_CANONICAL", f"the step has no canonical JSON: {error}", "send such values as strings") from error
