@@ -82,7 +82,7 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
         TestbedActivities(environments, testbed),
         ExploreActivities(blobs, objects, Cursors(store), testbed),
         CompileActivities(blobs, objects),
-        VerifyActivities(blobs),
+        VerifyActivities(blobs, policy),
         EvidenceActivities(evidence),
         SigningActivities(evidence, signer),
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pydantic import TypeAdapter, ValidationError
 
 from activities.kernel.implementing import implements
+from activities.kernel.judging import PolicyPort
 from activities.record.blobs import BlobStore
 from activities.verify.determinism import determinism_report
 from activities.verify.judging import ObservedRun, agrees_with_digest, rule
@@ -23,7 +24,9 @@ from schemas.capabilities import (
     RegressionInput,
 )
 from schemas.error import Refused
+from schemas.evidence import Metric
 from schemas.gates import GateReport
+from schemas.policy import PolicyDecision
 from schemas.testing import Outcomes, TestRun
 from schemas.verdict import Judgement
 
@@ -33,8 +36,9 @@ _OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
 class VerifyActivities:
     """Reads raw outcomes from the content store; never believes a count or a status alone."""
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(self, blobs: BlobStore, policy: PolicyPort) -> None:
         self._blobs = blobs
+        self._policy = policy
 
     @implements(JUDGE_RUNS)
     def judge_runs(self, request: JudgeRuns) -> Judged:
@@ -55,11 +59,14 @@ class VerifyActivities:
     @implements(REGRESSION_GATE)
     def regression_gate(self, request: RegressionInput) -> GateReport:
         judgement = Judgement.model_validate_json(self._blobs.get(request.judged.judgement))
-        return regression_report(judgement, request.baseline_commit)
+        return regression_report(judgement, request.baseline_commit, self._enough)
 
     @implements(DETERMINISM_GATE)
     def determinism_gate(self, request: DeterminismInput) -> GateReport:
         return determinism_report(self._members(request.first), self._members(request.rerun), request.runs)
+
+    def _enough(self, metrics: tuple[Metric, ...]) -> PolicyDecision:
+        return self._policy.decide("gen4.metrics", {"metrics": [metric.model_dump(mode="json") for metric in metrics]})
 
     def _members(self, members: Members) -> Mapping[str, bytes]:
         return {name: self._blobs.get(ref) for name, ref in members.blobs.items()}

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from activities.kernel.judging import PolicyPort
 from tests.evidence.workshop import Workshop, make_workshop
+from tests.policy.running import RunningOpa
 
 
 @pytest.fixture(scope="session")
 def workshop() -> Workshop:
     return make_workshop()
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PolicyPort]:
+    with RunningOpa(tmp_path_factory.mktemp("opa")) as opa:
+        yield opa.engine
 
 
 @pytest.fixture

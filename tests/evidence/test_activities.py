@@ -18,6 +18,7 @@ from activities.evidence.activities import EvidenceActivities, EvidencePorts, Si
 from activities.evidence.keys import ensure_trust, load_signer, load_trust
 from activities.evidence.verification import verify_bundle
 from activities.kernel.acting import Acting, as_acting
+from activities.kernel.judging import PolicyPort
 from activities.record.blobs import BlobStore
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
@@ -124,7 +125,7 @@ class Fabric:
 
 
 @pytest.fixture
-def fabric(tmp_path: Path) -> Iterator[Fabric]:
+def fabric(tmp_path: Path, policy: PolicyPort) -> Iterator[Fabric]:
     home = Home.open(tmp_path / "home")
     blobs, objects = BlobStore(home.blobs, "local"), ObjectStore.open(home.objects)
     files = {"calc.py": b"def add(a, b):\n    return a - b\n", "tests/test_calc.py": b"from calc import add\n"}
@@ -135,7 +136,8 @@ def fabric(tmp_path: Path) -> Iterator[Fabric]:
         base_packages=lambda _: PACKAGES, gen4_version="0.1.0", git_version="2.39.5", now_s=lambda: float(NOW_S),
     )  # fmt: skip
     yield Fabric(
-        home, blobs, objects, ports, source, EvidenceActivities(ports), SigningActivities(ports, signer), VerifyActivities(blobs),
+        home, blobs, objects, ports, source, EvidenceActivities(ports), SigningActivities(ports, signer),
+        VerifyActivities(blobs, policy),
         CompileActivities(blobs, objects),
     )  # fmt: skip
     for folder in home.bundles.iterdir():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from activities.kernel.judging import PolicyPort
 from activities.record.blobs import BlobStore
 from activities.verify.activities import VerifyActivities
 from activities.verify.determinism import determinism_report
@@ -59,9 +60,9 @@ def test_an_extra_member_differs() -> None:
     assert (check.ok, check.member) == (False, "note")
 
 
-def test_the_activity_compares_the_bytes_and_not_the_digests_it_is_told(tmp_path: Path) -> None:
+def test_the_activity_compares_the_bytes_and_not_the_digests_it_is_told(tmp_path: Path, policy: PolicyPort) -> None:
     blobs = BlobStore(tmp_path, "local")
-    activities = VerifyActivities(blobs)
+    activities = VerifyActivities(blobs, policy)
 
     def stored(members: dict[str, bytes]) -> Members:
         references = {name: blobs.put(data) for name, data in members.items()}

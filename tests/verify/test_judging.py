@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from activities.kernel.judging import PolicyPort
 from activities.record.blobs import BlobStore
 from activities.verify.activities import VerifyActivities
 from schemas.canonical import jcs
 from schemas.capabilities import Judged, JudgeRuns, RegressionInput
 from schemas.error import Gen4Error
+from schemas.policy import PolicyDecision, PolicyRule
 from schemas.testing import Outcomes, RunStatus, SandboxFacts, TestRun, counts_of, outcomes_sha256
 from schemas.verdict import Judgement
 
@@ -21,9 +25,9 @@ SANDBOX = SandboxFacts(backend="bubblewrap", version="0.8.0", profile_sha256="ab
 
 
 class Bench:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: PolicyPort) -> None:
         self.blobs = BlobStore(folder, "local")
-        self.activities = VerifyActivities(self.blobs)
+        self.activities = VerifyActivities(self.blobs, policy)
 
     def run(self, outcomes: Outcomes, *codes: str, status: RunStatus = "failed", message: str = "") -> TestRun:
         return TestRun(
@@ -48,8 +52,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path, policy: PolicyPort) -> Bench:
+    return Bench(tmp_path, policy)
 
 
 def test_agreeing_runs_that_mend_the_failing_test_are_accepted(bench: Bench) -> None:
@@ -100,6 +104,26 @@ def test_runs_that_disagree_are_irreproducible_and_name_the_test(bench: Bench) -
     assert (judged.verdict, judged.codes) == ("irreproducible", ("RUNS_DISAGREE",))
     assert f"{B} (passed, then failed)" in judged.message and f"{C} (missing, then passed)" in judged.message
     assert bench.gate(judged) == ("fail", ("REG_BASELINE_MISSING", "REG_METRIC_MISSING"))
+
+
+class RequiresMore:
+    """A policy whose data requires a metric that is not built."""
+
+    policy_digest = "sha256:" + "0" * 64
+
+    def decide(self, package: str, question: Mapping[str, Any]) -> PolicyDecision:
+        rules = (PolicyRule(rule_id="metrics.required", outcome="deny", message="required: coverage, tests"),)
+        return PolicyDecision(
+            decision="deny", policy_id=package, policy_digest=self.policy_digest, engine_name="opa", engine_version="1.22.0",
+            input_sha256="0" * 64, required_checks=("metrics.required",), results=rules,
+        )  # fmt: skip
+
+
+def test_a_required_metric_that_is_not_measured_fails_the_gate(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, RequiresMore())
+    judged = bench.outcomes(BASE, FIXED)
+    assert judged.verdict == "accepted"
+    assert bench.gate(judged) == ("fail", ("REG_METRIC_MISSING",))
 
 
 def test_one_run_of_a_tree_proves_nothing(bench: Bench) -> None:
