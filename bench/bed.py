@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from activities.kernel.sandbox.backends import choose_backend
+from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
 from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.record.blobs import BlobStore
 from activities.record.cursors import Cursors
@@ -30,6 +31,8 @@ class Bed:
     cursors: Cursors
     environments: Environments
     testbed: TestBed
+    root: RootFilesystem
+    backend: SandboxBackend
 
     def tree_of(self, folder: Path) -> str:
         """The files below ``folder`` as a tree of the object store."""
@@ -72,4 +75,4 @@ def open_bed() -> Iterator[Bed]:
         environments = Environments(home, blobs, objects, root, backend)
         store = Store.open(f"sqlite:///{home.store}")
         testbed = TestBed(home, blobs, objects, environments, root, backend)
-        yield Bed(blobs, objects, Cursors(store), environments, testbed)
+        yield Bed(blobs, objects, Cursors(store), environments, testbed, root, backend)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 import time
@@ -48,10 +49,10 @@ def repair_tree(
         seconds[name] = round(time.monotonic() - began, 2)
         began = time.monotonic()
 
-    environment = bed.environments.prepare(tree, requirements, _beat)
+    environment = bed.environments.prepare(tree, requirements, beat)
     lap("environment")
     run = RunTests(tree=tree, environment=environment, plan=plan, limits=limits, commit_time=COMMIT_TIME, purpose="base")
-    baseline = bed.testbed.run(run, _beat)
+    baseline = bed.testbed.run(run, beat)
     lap("baseline")
     common: dict[str, Any] = {
         "base_tree": tree, "environment": environment, "plan": plan, "limits": limits, "commit_time": COMMIT_TIME,
@@ -62,18 +63,18 @@ def repair_tree(
     request = Localize(**common)
     job = trace_job(request, outcomes, targets)
     with bed.testbed.session(tree, environment, plan, limits, "trace", job, commit_time=COMMIT_TIME) as process:
-        suspects, tests = read_spectra(process, targets, outcomes, _beat)
+        suspects, tests = read_spectra(process, targets, outcomes, beat)
     ranking = bed.blobs.put_json([suspect.model_dump(mode="json") for suspect in suspects])
     lap("localize")
     localization = Localization(ranking=ranking, suspects=len(suspects), targets=targets, tests=tests)
     stores = Stores(bed.blobs, bed.objects, bed.cursors, bed.testbed)
     asked = Repair(**common, localization=localization, keep=keep, wall_ms=wall_ms)
-    exploration = Repairing(stores, asked, KEYS, f"{folder.name}-{bool(named)}", _beat).run()
+    exploration = Repairing(stores, asked, KEYS, f"{folder.name}-{bool(named)}", beat).run()
     lap("repair")
     return exploration, seconds
 
 
-def _beat() -> None:
+def beat() -> None:
     """Nobody listens."""
 
 
@@ -107,12 +108,14 @@ def main() -> int:
     return 0
 
 
-def _one(bed: Bed, pair: Pair, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    import shlex
+def command_of(pair: Pair) -> tuple[str, ...]:
+    return tuple(shlex.split(pair.test_cmd))
 
+
+def _one(bed: Bed, pair: Pair, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     tree = fetch_pair(pair, folder / pair.id)
     named = () if options.unnamed else pair.fail_to_pass
-    return report(*repair_tree(bed, tree, tuple(shlex.split(pair.test_cmd)), pair.extra_requirements, named, options.wall_ms))
+    return report(*repair_tree(bed, tree, command_of(pair), pair.extra_requirements, named, options.wall_ms))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ class Decided:
     verdict: VerdictName
     mended: tuple[str, ...] = ()
     detail: str = ""
+    how: Literal["swap", "import"] = "swap"
+    """Whether functions got new code, or the module was imported anew."""
+    ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,14 @@ class ForkServer:
             raise InfrastructureError(
                 "FORK_SERVER_GONE", f"the fork server answered {verdict!r} for {message.get('id')!r} instead of {number}"
             )
-        return Decided(number, verdict, _texts(message.get("mended")), str(message.get("detail", ""))[:_DETAIL_CHARS])
+        return Decided(
+            number,
+            verdict,
+            _texts(message.get("mended")),
+            str(message.get("detail", ""))[:_DETAIL_CHARS],
+            "import" if message.get("how") == "import" else "swap",
+            float(message.get("ms", 0)),
+        )
 
     def _receive(self, kind: str) -> dict[str, Any]:
         ends_at = time.monotonic() + _SILENCE_S

@@ -34,8 +34,10 @@ class Collected:
     def pytest_runtestloop(self, session: Any) -> bool:
         for item in session.items:
             self.items.setdefault(text(item.nodeid), item)
-        # Reports are only classified: the cheapest traceback will do, and no test output is kept.
-        session.config.option.tbstyle = "native"
+        for item in session.items:
+            # Reports are only classified, so no text is made of failures: it costs more than most tests.
+            item.repr_failure = _no_text
+            _ = item.location  # computed once here instead of in every fork
         self._body(self)
         return True
 
@@ -60,6 +62,10 @@ class Collected:
 
     pytest_ignore_collect.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
     pytest_runtestloop.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
+
+
+def _no_text(*arguments: Any, **options: Any) -> str:
+    return ""
 
 
 def files_of(nodeids: list[str]) -> frozenset[str]:
