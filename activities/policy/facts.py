@@ -83,7 +83,8 @@ def _file_facts(
     texts = {side.oid: _content(side, read) for side in sides}
     old_bytes, new_bytes = texts.get(old.oid) if old else b"", texts.get(new.oid) if new else b""
     folded = tuple(printable(fold(segment)) for segment in path.split("/"))
-    added = _added_lines(old_bytes or b"", new_bytes or b"")
+    binary = any(content is None or not _is_text(content) for content in texts.values())
+    added = "" if binary else _added_lines(old_bytes or b"", new_bytes or b"")
     return FileFacts(
         path=printable(path),
         folded=folded,
@@ -92,9 +93,9 @@ def _file_facts(
         plain=is_plain_path(path),
         kinds=tuple(sorted({_KINDS.get(side.mode, f"file of mode {side.mode}") for side in sides})),
         modes=tuple(dict.fromkeys(side.mode for side in sides)),
-        binary=any(content is None or not _is_text(content) for content in texts.values()),
+        binary=binary,
         lfs=any(content is not None and content.startswith(LFS_MARK) for content in texts.values()),
-        hidden=tuple(sorted(set(hidden_characters(added + path)))),
+        hidden=tuple(sorted({*hidden_characters(path), *hidden_characters(added)})),
         shadows=tuple(sorted(name for name in (after.top_level(path) if new else set()) - before.names if is_taken(name))),
     )
 

@@ -11,7 +11,7 @@ from activities.policy.spelling import hidden_characters
 from schemas.model import Payload
 
 MAX_ADDRESS = 4_096
-_SCP_LIKE = re.compile(r"^(?:[A-Za-z0-9_.-]+@)?(?P<host>[A-Za-z0-9.-]+):(?!/)(?P<path>[^:].*)$")
+_SCP_LIKE = re.compile(r"[^/:]+:")
 
 
 class RepositoryFacts(Payload):
@@ -45,8 +45,8 @@ def repository_facts(repository: str, roots: Sequence[Path], hosts: Sequence[str
     scheme, separator, _ = repository.partition("://")
     if separator:
         return _url(repository, scheme.lower(), plain, hosts)
-    if not repository.startswith(("/", "./", "../", "~")) and (match := _SCP_LIKE.match(repository)):
-        return RepositoryFacts(kind="ssh", plain=plain, admitted=match["host"].lower() in _lower(hosts))
+    if _SCP_LIKE.match(repository):
+        return RepositoryFacts(kind="scp", plain=plain, admitted=False)  # host:path, which is also a good name of a folder
     return RepositoryFacts(kind="path", plain=plain, admitted=plain and _inside(repository, roots))
 
 

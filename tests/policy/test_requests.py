@@ -35,7 +35,7 @@ def test_local_paths_lie_under_a_root(opa: RunningOpa, tmp_path: Path) -> None:
     "url",
     [
         "https://git.example.org/a.git", "https://GIT.example.org:8443/a", "ssh://git@git.example.org/a.git",
-        "git@git.example.org:a/b.git", "git.example.org:a",
+        "https://git.example.org/with%20space",
     ],
 )  # fmt: skip
 def test_listed_hosts(opa: RunningOpa, url: str) -> None:
@@ -49,7 +49,8 @@ def test_listed_hosts(opa: RunningOpa, url: str) -> None:
         "file:///a", "ext::sh -c x", "ext://git.example.org/a", "https://user:secret@git.example.org/a",
         "https://evil@example.org/git.example.org", "https://git.example.org%2f@evil/a", "https://git.example.org\\@evil/a",
         "-oProxyCommand=x:git.example.org", "--upload-pack=x", "ssh://-oProxyCommand=x/a", "https://[::1", "", " ", "https:///a",
-        "https://git.example.org/a\n", "https://git.example.org/a\u202e", "fd::17/a", "transport::https://git.example.org/a",
+        "https://git.example.org/a\n", "https://git.example.org/a\u202e", "fd::17/a", "git@git.example.org:a/b.git",
+        "git.example.org:a", "c:\\a", "transport::https://git.example.org/a",
     ],
 )  # fmt: skip
 def test_everything_else_is_denied(opa: RunningOpa, url: str) -> None:
