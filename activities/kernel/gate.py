@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import Connection
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
@@ -28,17 +28,15 @@ from activities.kernel.acting import Acting, as_acting
 from activities.kernel.admission import CHECKS, Call, Fact, Refusal
 from activities.kernel.identity import Started, heir_row, keys_of, predecessor, root_row
 from activities.kernel.judging import PolicyPort
-from activities.kernel.outcome import MESSAGE_CHARS, Outcome, is_effect, of_error, of_result
-from activities.record.approvals import Approvals, StoredApproval
-from activities.record.chain import EventChain
-from activities.record.effects import Effects, StoredReceipt
+from activities.kernel.outcome import MESSAGE_CHARS, Outcome, of_error, of_result
+from activities.kernel.questions import ask_phase, ask_release
+from activities.kernel.recording import Recording
 from activities.record.executions import ExecutionRow, ExecutionRows
 from activities.record.store import Store
 from schemas.capabilities import CAPABILITIES
 from schemas.capability import Capability
-from schemas.error import Gen4Error, InfrastructureError, Refused
-from schemas.event import Actor, EventDraft, EventKind
-from schemas.policy import PolicyDecision
+from schemas.error import Gen4Error, InfrastructureError
+from schemas.event import Actor
 from schemas.request import explain
 
 T = TypeVar("T")
@@ -77,8 +75,7 @@ class _Gated(ActivityInboundInterceptor):
     def __init__(self, next: ActivityInboundInterceptor, gate: Gate) -> None:
         super().__init__(next)
         self._gate = gate
-        self._chain = EventChain(gate.store)
-        self._effects = Effects(gate.store)
+        self._recording = Recording(gate.store)
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         info = activity.info()
@@ -94,81 +91,29 @@ class _Gated(ActivityInboundInterceptor):
         return await self._run(call, call.capability, _who(self._gate, info, call.row), input)
 
     async def _refuse(self, call: Call, who: Acting, refusal: Refusal) -> NoReturn:
-        payload = {
-            "decision": "blocked", "check_no": refusal.check_no, "code": refusal.code, "reason": refusal.message,
-            "activity_type": call.activity_type[:MESSAGE_CHARS], **_policy_digest(call),
-        }  # fmt: skip
-        await _in_thread("STORE_UNAVAILABLE", lambda: self._record(None, call, who, "gate.decision", payload))
+        await _in_thread("STORE_UNAVAILABLE", lambda: self._recording.refused(call, who, refusal))
         raise _failure(refusal.code, refusal.message, refusal.remedy, retryable=False)
 
     async def _run(self, call: Call, capability: Capability[Any, Any], who: Acting, input: ExecuteActivityInput) -> Any:
-        decision = {"decision": "allow", "check_no": CHECKS[-1].number, "code": "ALLOW", **_policy_digest(call)}
-        if is_effect(capability):
-            stored = await _in_thread("STORE_UNAVAILABLE", lambda: self._begin(call, capability, who, decision))
-            if stored is not None:
-                return capability.output.model_validate_json(stored.result_json or "")
-            decision = {}
+        stored = await _in_thread("STORE_UNAVAILABLE", lambda: self._recording.begin(call, capability, who))
+        if stored is not None:
+            return capability.output.model_validate_json(stored.result_json or "")
         started = time.monotonic()
         try:
             with as_acting(who):
                 outcome = of_result(capability, await self.next.execute_activity(input))
         except BaseException as error:
             outcome = of_error(capability, error, cancelled=_is_cancelled(error))
-        receipt = {**decision, **outcome.receipt, "latency_ms": round((time.monotonic() - started) * 1000)}
-        settling = _in_thread("STORE_UNAVAILABLE", lambda: self._settle(call, capability, who, outcome, receipt))
+        latency_ms = round((time.monotonic() - started) * 1000)
+        settling = _in_thread(
+            "STORE_UNAVAILABLE", lambda: self._recording.settle(call, capability, who, outcome, latency_ms)
+        )
         try:
             await asyncio.shield(settling)
         except (ApplicationError, asyncio.CancelledError):
             if not outcome.cancelled:
                 raise
         return _conclude(outcome, who)
-
-    def _begin(
-        self, call: Call, capability: Capability[Any, Any], who: Acting, decision: dict[str, Any]
-    ) -> StoredReceipt | None:
-        """Decision and start of the effect in one transaction; or the receipt of the effect if it is done already."""
-
-        def both(connection: Connection) -> StoredReceipt | None:
-            stored = self._effects.begin(who, capability.id, connection)
-            if stored is None:
-                self._record(connection, call, who, "gate.decision", decision)
-            else:
-                payload = {**decision, "outcome": stored.outcome, "stored": True, "done_by": stored.attempt_key}
-                self._record(connection, call, who, "task.receipt", payload)
-            return stored
-
-        return self._gate.store.write(both)
-
-    def _settle(
-        self, call: Call, capability: Capability[Any, Any], who: Acting, outcome: Outcome, receipt: dict[str, Any]
-    ) -> None:
-        def both(connection: Connection) -> None:
-            if is_effect(capability):
-                self._effects.finish(who, capability.id, outcome.name, outcome.result_json, connection)
-            self._record(connection, call, who, "task.receipt", receipt)
-
-        self._gate.store.write(both)
-
-    def _record(
-        self, connection: Connection | None, call: Call, who: Acting, kind: EventKind, payload: dict[str, Any]
-    ) -> None:
-        draft = EventDraft(
-            kind=kind,
-            task_id=who.keys.task_id,
-            capability_id=call.capability.id if call.capability else None,
-            version=call.capability.version if call.capability else "1",
-            idempotency_key=f"{who.attempt_key}/{kind}",
-            payload={
-                **payload, "phase": call.row.phase if call.row else "none", "workflow_id": who.workflow_id,
-                "run_id": who.run_id, "effect_key": who.effect_key, "attempt": who.attempt,
-            },
-        )  # fmt: skip
-        try:
-            self._chain.append(who.keys, who.actor, draft, connection=connection)
-        except Refused:
-            # An operator may reset an activity, and then its attempts count from one again.
-            again = draft.model_copy(update={"idempotency_key": f"{draft.idempotency_key}/{time.time_ns()}"})
-            self._chain.append(who.keys, who.actor, again, connection=connection)
 
 
 class _Inquiry:
@@ -190,9 +135,11 @@ class _Inquiry:
             case "capability":
                 return self._capability(call)
             case "policy":
-                return replace(call, policy=await _in_thread("POLICY_UNAVAILABLE", lambda: self._ask_phase(call)))
+                return replace(call, policy=await _in_thread("POLICY_UNAVAILABLE", lambda: ask_phase(self._gate.policy, call)))
             case "approval":
-                return await self._approval(call)
+                who = _who(self._gate, self._info, call.row)
+                ask = partial(ask_release, self._gate.policy, self._gate.store, call, who)
+                return replace(call, approval=await _in_thread("POLICY_UNAVAILABLE", ask))
 
     # 1 ---------------------------------------------------------------------------------------------------------------
 
@@ -232,19 +179,8 @@ class _Inquiry:
 
     def _keep(self, row: ExecutionRow, started: Started) -> ExecutionRow:
         if started.original_run_id != started.run_id:
-            self._record_reset(row, started)
+            Recording(self._gate.store).reset(row, started.original_run_id)
         return self._rows.put(row)
-
-    def _record_reset(self, row: ExecutionRow, started: Started) -> None:
-        draft = EventDraft(
-            kind="execution.reset", task_id=row.task_id, idempotency_key=f"{row.run_id}/execution.reset",
-            payload={
-                "workflow_id": row.workflow_id, "run_id": row.run_id, "original_run_id": started.original_run_id,
-                "generation": row.generation,
-            },
-        )  # fmt: skip
-        chain = EventChain(self._gate.store)
-        chain.append(keys_of(row, row.tenant_id), Actor(principal_id="gen4", kind="engine"), draft)
 
     # 4 ---------------------------------------------------------------------------------------------------------------
 
@@ -262,39 +198,6 @@ class _Inquiry:
         except Exception as error:
             return replace(call, input_error=f"{type(error).__name__}: the argument is not a {capability.input.__name__}")
         return replace(call, request=request)
-
-    # 5, 9 ------------------------------------------------------------------------------------------------------------
-
-    def _ask_phase(self, call: Call) -> PolicyDecision:
-        phase = call.row.phase if call.row else "none"
-        question = {"phase": phase, "parent": call.parent_phase, "capability": call.activity_type}
-        return self._gate.policy.decide("gen4.gate", question)
-
-    async def _approval(self, call: Call) -> Call:
-        approval_id = getattr(call.request, "approval_id", None)
-        if call.capability is None or call.capability.side_effect != "irreversible" or not isinstance(approval_id, str):
-            return call
-        return replace(call, approval=await _in_thread("POLICY_UNAVAILABLE", lambda: self._ask_release(call, approval_id)))
-
-    def _ask_release(self, call: Call, approval_id: str) -> PolicyDecision | None:
-        row, request = call.row, call.request
-        stored = Approvals(self._gate.store).get(self._gate.tenant_id, approval_id)
-        if stored is None or row is None or request is None:
-            return None
-        effect = Effects(self._gate.store).get(row.tenant_id, _who(self._gate, self._info, row).effect_key)
-        question = {
-            "now_ms": time.time_ns() // 1_000_000, "resuming": effect is not None, "tenant_id": row.tenant_id,
-            "session_id": row.session_id, "request": request.model_dump(mode="json"), "approval": _approval_facts(stored),
-        }  # fmt: skip
-        return self._gate.policy.decide("gen4.release", question)
-
-
-def _approval_facts(stored: StoredApproval) -> dict[str, Any]:
-    action = stored.request.action
-    return {
-        "approval_id": stored.request.approval_id, "status": stored.request.status, "action_digest": stored.request.action_digest,
-        "computed_digest": action.digest, "deliver_by_ms": stored.deliver_by_ms, "action": action.model_dump(mode="json"),
-    }  # fmt: skip
 
 
 async def read_started(client: Client, workflow_id: str, run_id: str) -> Started | None:
@@ -378,7 +281,3 @@ def _conclude(outcome: Outcome, who: Acting) -> BaseModel | None:
 
 def _is_cancelled(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)
-
-
-def _policy_digest(call: Call) -> dict[str, str]:
-    return {"policy_digest": call.policy.policy_digest} if call.policy else {}

@@ -122,12 +122,14 @@ class Scripted:
             return {"ok": await self._call(step["call"], arguments)}
         except ActivityError as error:
             cause = error.cause
-            assert isinstance(cause, ApplicationError)
+            if not isinstance(cause, ApplicationError):
+                raise
             return {"code": cause.type, "final": cause.non_retryable, "details": list(cause.details), "message": cause.message}
 
     async def _call(self, name: str, arguments: list[Any]) -> Any:
         return await workflow.execute_activity(
             name, args=arguments, start_to_close_timeout=timedelta(seconds=30), heartbeat_timeout=timedelta(seconds=5),
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=100), maximum_interval=timedelta(milliseconds=300)),
         )  # fmt: skip
 

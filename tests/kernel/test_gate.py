@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio import activity
+from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import CancelledError
 
 from activities.kernel.acting import Acting
+from activities.record.chain import EventChain
 from activities.record.effects import Effects
 from activities.record.executions import ExecutionRows
 from schemas.capabilities import SealedCommit
@@ -286,3 +291,40 @@ async def _pending_failure(handle: Any) -> str:
             return str(pending[0].last_failure.application_failure_info.type)
         await asyncio.sleep(0.1)
     raise AssertionError("the activity never failed")
+
+
+def test_a_cancelled_effect_is_unknown_and_stays_cancelled(server: Server, opa: RunningOpa, folder: Path) -> None:
+    begun = threading.Event()
+
+    def until_told(name: str, who: Acting) -> None:
+        begun.set()
+        for _ in range(300):
+            activity.heartbeat()
+            time.sleep(0.1)
+
+    async def scenario() -> None:
+        async with gated(server, folder, opa.engine, Forge(trouble=until_told)) as it:
+            handle = await it.start("Remediation", SEAL)
+            assert await asyncio.to_thread(begun.wait, 20)
+            await handle.cancel()
+            with pytest.raises(WorkflowFailureError) as caught:
+                await asyncio.wait_for(handle.result(), 30)
+            assert isinstance(caught.value.cause, CancelledError)
+            _, (_, receipt) = it.events(handle.first_execution_run_id or "")
+            assert (receipt["outcome"], receipt["error"]["code"]) == ("unknown", "CANCELLED")
+            stored = Effects(it.store).get(TENANT, it.forge.calls[0][1].effect_key)
+            assert stored is not None and stored.outcome == "unknown"
+
+    asyncio.run(scenario())
+
+
+def test_the_chain_of_a_busy_session_is_whole(server: Server, opa: RunningOpa, folder: Path) -> None:
+    async def scenario() -> None:
+        async with gated(server, folder, opa.engine) as it:
+            handle = await it.start("Remediation", *[FETCH, SEAL, {"child": "Compile", "steps": [FETCH, SEAL]}] * 3)
+            await handle.result()
+            chain, session = EventChain(it.store), handle.first_execution_run_id or ""
+            assert chain.verify(TENANT, session) == []
+            assert it.kinds(session).count("task.receipt") == 9 and it.kinds(session).count("gate.decision") == 6
+
+    asyncio.run(scenario())
