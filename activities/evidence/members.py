@@ -106,7 +106,8 @@ def _policy_check(policy: PolicyDecision, sbom_sha256: str) -> PolicyCheck:
         input_sha256=policy.input_sha256,
         required_checks=tuple(sorted(policy.required_checks)),
         results=tuple(
-            PolicyResult.model_validate(rule.model_dump()) for rule in sorted(policy.results, key=lambda rule: rule.rule_id)
+            PolicyResult(rule_id=rule.rule_id, outcome=rule.outcome, message=rule.message, path=rule.path, line=rule.line)
+            for rule in sorted(policy.results, key=lambda rule: (rule.rule_id, rule.message))
         ),
         sbom_sha256=sbom_sha256,
         decision=policy.decision,

@@ -45,8 +45,8 @@ def read_bundle(directory: Path) -> Reading:
 
 
 def printable(name: str) -> str:
-    """A file name as ASCII text that cannot steer a terminal."""
-    return ascii(name)[1:-1][:200]
+    """Foreign text as ASCII that cannot steer a terminal, cut at 400 characters."""
+    return ascii(name)[1:-1][:400]
 
 
 def _read(folder: int) -> Reading:

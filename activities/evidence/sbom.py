@@ -16,6 +16,8 @@ from packageurl import PackageURL
 from schemas.canonical import jcs
 from schemas.testing import EnvironmentLock, Wheel
 
+_LICENSE_LIMIT = 200
+
 
 @dataclass(frozen=True)
 class Target:
@@ -55,8 +57,9 @@ def _wheel(wheel: Wheel) -> Component:
         bom_ref=f"wheel:{wheel.filename}",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=wheel.sha256)],
     )
-    if wheel.license:
-        component.licenses.add(LicenseFactory().make_from_string(wheel.license))
+    # Some packages put the whole text of their licence where its name belongs.
+    if name := wheel.license.strip().partition("\n")[0][:_LICENSE_LIMIT]:
+        component.licenses.add(LicenseFactory().make_from_string(name))
     return component
 
 

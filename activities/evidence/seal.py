@@ -16,7 +16,7 @@ from activities.evidence.provenance import write_statement
 from activities.evidence.sources import public_repository
 from schemas.canonical import jcs, jcs_sha256, sha256_hex
 from schemas.capabilities import SealBundle
-from schemas.error import Refused
+from schemas.error import InfrastructureError, Refused
 from schemas.evidence import (
     CONTENT_MEMBERS,
     OPTIONAL_MEMBERS,
@@ -48,6 +48,7 @@ from schemas.evidence import (
     timestamp_of,
 )
 from schemas.task import TraceKeys
+from schemas.testing import SandboxFacts
 from schemas.verdict import Judgement
 
 MINIMUM_RUNS = 2
@@ -95,7 +96,10 @@ def write_stamp(
         schema_version="stamp/1",
         stamp_id="stm_" + secrets.token_hex(16),
         created_at=timestamp_of(facts.created_s),
-        **facts.keys.model_dump(),
+        tenant_id=facts.keys.tenant_id,
+        trace_id=facts.keys.trace_id,
+        session_id=facts.keys.session_id,
+        task_id=facts.keys.task_id,
         capability_id=facts.capability_id,
         version=facts.capability_version,
         candidate_id=request.candidate_id,
@@ -109,7 +113,7 @@ def write_stamp(
             result_tree=request.patch.result_tree,
         ),
         compile=_compile(request),
-        sandbox=StampSandbox.model_validate(request.patched.sandbox.model_dump(exclude={"version"})),
+        sandbox=_sandbox(request.patched.sandbox),
         fix=StampFix(completeness=judgement.fix, targets_sha256=jcs_sha256(list(judgement.targets))),
         engines=_engines(request, facts),
         policy=StampPolicy(policy_id=request.policy.policy_id, policy_digest=request.policy.policy_digest),
@@ -131,6 +135,9 @@ def publish(files: Mapping[str, bytes], directory: Path) -> bool:
     """Write to a sibling folder, make it durable and read-only, then rename; False when ``directory`` exists already.
 
     What a killed earlier attempt left beside it is removed first.
+
+    Raises:
+        InfrastructureError: BUNDLE_WRITE_FAILED.
     """
     if directory.exists():
         return False
@@ -144,11 +151,13 @@ def publish(files: Mapping[str, bytes], directory: Path) -> bool:
         working.chmod(0o555)
         _sync(working)
         os.rename(working, directory)
-    except BaseException as error:
+    except OSError as error:
         _remove(working)
-        if isinstance(error, OSError) and directory.exists():
+        if directory.exists():
             return False
-        raise
+        raise InfrastructureError(
+            "BUNDLE_WRITE_FAILED", f"the bundle was not written: {error.strerror}", "free disk space; the seal is tried again"
+        ) from error
     _sync(directory.parent)
     return True
 
@@ -171,6 +180,10 @@ def _compile(request: SealBundle) -> StampCompile:
         network="none",
         runs=request.runs,
     )
+
+
+def _sandbox(facts: SandboxFacts) -> StampSandbox:
+    return StampSandbox(backend=facts.backend, profile_sha256=facts.profile_sha256, enforcement=facts.enforcement)
 
 
 def _engines(request: SealBundle, facts: SealFacts) -> Engines:

@@ -35,7 +35,7 @@ from typing import Protocol
 
 from activities.evidence import content_checks, envelope_checks, file_checks
 from activities.evidence.case import Case, Finding, NotChecked
-from activities.evidence.reading import read_bundle
+from activities.evidence.reading import printable, read_bundle
 from schemas.evidence import TrustRoot
 from schemas.gates import Check, GateReport
 
@@ -109,7 +109,7 @@ def _run(code: str, step: Callable[[Case], Finding | None], case: Case) -> Check
         ok=False,
         reason=finding.reason,
         member=finding.member,
-        expected=finding.expected,
-        actual=finding.actual,
+        expected=printable(finding.expected),
+        actual=printable(finding.actual),
         remedy=finding.remedy,
     )

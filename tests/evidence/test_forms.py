@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from activities.evidence import dsse
 from activities.evidence.checksums import ChecksumFormatError, parse_checksums, write_checksums
 from activities.evidence.members import assemble
+from activities.evidence.sbom import Target, write_sbom
 from activities.evidence.sources import git_uri, public_repository, repository_name
 from schemas.canonical import sha256_hex
 from schemas.error import Refused
-from schemas.evidence import PATCH, SIZE_LIMITS, milliseconds_of, timestamp_of
-from schemas.testing import Outcomes
+from schemas.evidence import PATCH, SIZE_LIMITS, StampLimits, milliseconds_of, timestamp_of
+from schemas.testing import Limits, Outcomes
 from schemas.verdict import judge
 from tests.evidence.workshop import make_inputs, make_run
 
@@ -105,6 +106,17 @@ def test_a_member_that_no_verifier_would_read_is_refused_when_made() -> None:
     with pytest.raises(Refused) as caught:
         assemble(dataclasses.replace(inputs, diff=b"x" * (SIZE_LIMITS[PATCH] + 1)))
     assert caught.value.code == "BUNDLE_MEMBER_SIZE" and caught.value.remedy
+
+
+def test_the_stamp_states_every_limit() -> None:
+    assert StampLimits.of(Limits()).model_dump() == Limits().model_dump()
+
+
+def test_a_licence_text_in_place_of_its_name_is_cut() -> None:
+    lock = make_inputs().lock
+    wheel = lock.wheels[0].model_copy(update={"license": "Permission is hereby granted\n" + "x" * 50_000})
+    sbom = write_sbom(Target("calc", "1"), lock.model_copy(update={"wheels": (wheel,)}), {})
+    assert b"Permission is hereby granted" in sbom and len(sbom) < 2_000
 
 
 def test_results_of_twenty_thousand_tests_fit() -> None:

@@ -689,6 +689,13 @@ def test_two_members_swapped(workshop: Workshop, place: Place, one: str, other: 
     assert refused(workshop, place, files)[0] in ("SUBJECT_MISMATCH", "JSON_DUPLICATE_KEY")
 
 
+def test_text_of_a_forger_cannot_steer_a_terminal(workshop: Workshop, place: Place) -> None:
+    nasty = "\x1b[2J\u202e\u200b\n[red]" + "x" * 10_000
+    for change in (_set("stamp_id", nasty), _set("signer.key_or_issuer", nasty), _set(f"members.{'a' * 9}\x07", 1)):
+        check = first_failure(verify(place(workshop.variant(stamp=change)), workshop.trust))
+        assert all(text.isascii() and text.isprintable() and len(text) <= 400 for text in (check.expected, check.actual))
+
+
 def test_a_report_never_calls_an_unchecked_step_passed(workshop: Workshop, place: Place) -> None:
     report = verify(place({PATCH: b"x"}), workshop.trust)
     assert report.verdict == "fail"
