@@ -18,6 +18,8 @@ from pathlib import Path
 
 from schemas.error import InfrastructureError, InputError
 
+OLDEST_GIT = (2, 39, 4)
+"""The first to know GIT_NO_LAZY_FETCH."""
 LOCAL_TIMEOUT_S = 300.0
 TRANSFER_TIMEOUT_S = 840.0
 """Below the ceiling of the fetching capability, so that git dies first."""
@@ -127,6 +129,20 @@ class Git:
             env={**_environment(), "GIT_ALLOW_PROTOCOL": protocol or "none", **(environment or {})},
             start_new_session=True,
         )
+
+
+def require_git() -> str:
+    """The version of git, e.g. ``2.39.5``.
+
+    Raises:
+        InfrastructureError: TOOL_MISSING; TOOL_TOO_OLD where git would fetch missing objects by a repository's own programs.
+    """
+    output = subprocess.run([_program("git"), "version"], capture_output=True, env=_environment(), check=False).stdout.decode()
+    numbers = re.search(r"([0-9]+)\.([0-9]+)\.([0-9]+)", output)
+    if numbers is None or tuple(map(int, numbers.groups())) < OLDEST_GIT:
+        oldest = ".".join(map(str, OLDEST_GIT))
+        raise InfrastructureError("TOOL_TOO_OLD", f"{output.strip()!r} is older than {oldest}", f"install git {oldest} or newer")
+    return numbers.group()
 
 
 def server_command(service: str) -> str:

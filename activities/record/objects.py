@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from activities.record.git import TRANSFER_TIMEOUT_S, Git, GitFailed, object_id, printable, server_command
+from activities.record.git import TRANSFER_TIMEOUT_S, Git, GitFailed, object_id, printable, require_git, server_command
 from activities.record.remotes import Protocol, Remote, check_ref, checked_out_refs, is_symbolic, parse_remote
 from activities.record.trees import EPOCH_MTIME, TreeEntry, cat_file, check_path, read_tree, write_tar
 from schemas.error import InfrastructureError, InputError, Refused
@@ -23,6 +23,8 @@ from schemas.model import ZERO_ID
 
 LOCAL_ONLY: frozenset[Protocol] = frozenset({"file"})
 _PERSON = re.compile(r"[^<>\x00-\x1f\x7f]+ <[^<>\x00-\x20\x7f]+>\Z")
+_CACHED_DIGESTS = 50_000
+"""About 12 MB: a large repository, whose steps then cost only what changed."""
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _DIFF_OPTIONS = (
     "--patch", "-r", "--full-index", "--binary", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
@@ -90,8 +92,9 @@ class ObjectStore:
         """Open or create the bare repository at the absolute ``path``.
 
         Raises:
-            InfrastructureError: OBJECTS_UNUSABLE when there is something else.
+            InfrastructureError: OBJECTS_UNUSABLE when there is something else; TOOL_MISSING or TOOL_TOO_OLD for git.
         """
+        require_git()
         if not path.exists():
             _create(path)
         if not (path / "HEAD").is_file() or not (path / "objects").is_dir():
@@ -213,6 +216,8 @@ class ObjectStore:
     def snapshot_hash(self, tree: str) -> str:
         """sha256 over the sorted lines ``mode SP sha256 SP path LF`` of all files and links (contracts §9)."""
         entries = [entry for entry in self.entries(tree) if entry.type == "blob"]
+        if len(self._content) > _CACHED_DIGESTS:
+            self._content.clear()
         unknown = sorted({entry.oid for entry in entries} - self._content.keys())
         for oid, data in self.read_many(unknown):
             self._content[oid] = hashlib.sha256(data).hexdigest()

@@ -354,3 +354,14 @@ def test_folder_that_is_no_store_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "objects.git" / "letter.txt").write_text("mine")
     with pytest.raises(InfrastructureError, match="OBJECTS_UNUSABLE"):
         ObjectStore.open(tmp_path / "objects.git")
+
+
+def test_git_that_could_not_be_held_back_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "git").write_text("#!/bin/sh\necho git version 2.39.3\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InfrastructureError, match="TOOL_TOO_OLD"):
+        ObjectStore.open(tmp_path / "objects.git")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(InfrastructureError, match="TOOL_MISSING"):
+        ObjectStore.open(tmp_path / "objects.git")

@@ -102,10 +102,9 @@ def test_large_repository(objects: ObjectStore) -> None:
 # --- links -----------------------------------------------------------------------------------------------------------
 
 LINKS = {
-    "good": "src/pkg", "src/up": "../tests", "dangling": "nowhere", "chain": "good/__init__.py", "self": "self", "a": "b", "b": "a",
-    "root": "/etc/passwd", "out": "../outside", "deep/er/up": "../../..", "deep/root": "er/..",
+    "good": "src/pkg", "src/up": "../tests", "dangling": "nowhere", "chain": "good/__init__.py", "empty": ".", "self": "self",
+    "a": "b", "b": "a", "root": "/etc/passwd", "out": "../outside", "deep/er/up": "../../..", "deep/root": "er/..",
     "sneaky": "deep/deeper/x/../../../..", "hop": "deep/er/two/../up2", "twice": "up3/../../etc", "up3": "src/pkg",
-    "empty": ".",
 }  # fmt: skip
 
 
