@@ -47,6 +47,15 @@ class Wheel(Payload):
     license: str = ""
 
 
+class OwnDistribution(Payload):
+    """What ``importlib.metadata`` says about the project under test, which is not installed but imported from its tree."""
+
+    name: str
+    version: str
+    entry_points: str = ""
+    """Content of ``entry_points.txt``."""
+
+
 class EnvironmentLock(Payload):
     """``env/1``: what an environment is made of; its digest identifies the environment."""
 
@@ -59,6 +68,7 @@ class EnvironmentLock(Payload):
     wheels: tuple[Wheel, ...]
     origin: str
     """Where the requirements came from, e.g. ``request`` or ``requirements-dev.txt``."""
+    project: OwnDistribution | None = None
 
 
 class Environment(Payload):
@@ -90,7 +100,8 @@ class TestRun(Payload):
 
     status: RunStatus
     codes: tuple[str, ...] = ()
-    """Why nothing may be concluded, e.g. TESTS_NONE_COLLECTED, TEST_TIMEOUT, MODULES_OUTSIDE_TREE, RUN_TIMEOUT, HARNESS_BROKEN."""
+    """Why nothing may be concluded, e.g. TESTS_NONE_COLLECTED, MODULES_OUTSIDE_TREE, RUN_TIMEOUT, HARNESS_BROKEN; TEST_TIMEOUT
+    only explains: its test is ``failed``."""
     message: str = ""
     outcomes: BlobRef
     outcomes_sha256: Sha256

@@ -24,10 +24,11 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from schemas.error import InputError, Refused
+from schemas.testing import OwnDistribution
 
 TEST_NAMES = ("test", "tests", "testing")
 DEV_NAMES = ("dev", "develop", "development")
@@ -74,6 +75,8 @@ class Discovered:
     requires_python: str | None
     needs_build: bool
     """Only running ``setup.py`` could tell the run-time dependencies."""
+    distribution: OwnDistribution | None = None
+    """What ``importlib.metadata`` will say about the project, although it is never installed."""
 
 
 def is_metadata(path: str) -> bool:
@@ -113,6 +116,7 @@ def discover(files: Mapping[str, bytes], requested: tuple[str, ...] = (), built:
         project=source.project,
         requires_python=source.requires_python,
         needs_build=source.needs_build,
+        distribution=source.distribution(),
     )
 
 
@@ -314,6 +318,32 @@ class _Source:
                 found.append(_requirement(f"{name}{_caret(version)}", "pyproject.toml"))
         return found
 
+    def distribution(self) -> OwnDistribution | None:
+        """Name, version and entry points as far as they are written down; version 0 where a tool would make one."""
+        if self.project is None:
+            return None
+        metadata = self._setup.get("metadata", {})
+        version = self._project.get("version") or self._poetry.get("version") or metadata.get("version", "").strip()
+        if not version or str(version).startswith(("attr:", "file:")):
+            version = self._info.get("Version") if self._info is not None else None
+        try:
+            version = str(Version(str(version)))
+        except InvalidVersion:
+            version = "0"
+        return OwnDistribution(name=self.project, version=version, entry_points=self._entry_points())
+
+    def _entry_points(self) -> str:
+        tables = {str(group): values for group, values in _table(self._project, "entry-points").items()}
+        tables |= {"console_scripts": self._project.get("scripts"), "gui_scripts": self._project.get("gui-scripts")}
+        tables |= _parse_ini(_dedented(self._setup.get("options", {}).get("entry_points", "")))
+        tables |= {group: dict(_pairs(text)) for group, text in self._setup.get("options.entry_points", {}).items()}
+        lines = []
+        for group, values in sorted(tables.items()):
+            # The project's own pytest plugin cannot load before its tree is on the path.
+            if isinstance(values, dict) and values and group != "pytest11":
+                lines += [f"[{group}]", *(f"{name} = {value}" for name, value in sorted(values.items())), ""]
+        return "\n".join(line.replace("\n", " ") if line else line for line in lines)
+
     def constraints(self) -> set[str]:
         """``name==version`` of a lock file, for names that it holds in one version."""
         versions: dict[str, set[str]] = {}
@@ -339,11 +369,13 @@ class _Source:
         return {plugin for option, plugin in _PLUGIN_OPTIONS.items() if any(_is_option(word, option) for word in words)}
 
     def _name(self) -> str | None:
-        for value in (self._project.get("name"), self._poetry.get("name"), self._setup.get("metadata", {}).get("name")):
-            if isinstance(value, str):
-                return canonicalize_name(value.strip())
-        name = self._info.get("Name") if self._info is not None else None
-        return canonicalize_name(name) if name else None
+        declared = self._info.get("Name") if self._info is not None else None
+        for value in (self._project.get("name"), self._poetry.get("name"), self._setup.get("metadata", {}).get("name"), declared):
+            try:
+                return canonicalize_name(str(value or "").strip(), validate=True)
+            except InvalidName:
+                continue  # the name becomes part of a path
+        return None
 
 
 def _is_option(word: str, option: str) -> bool:
@@ -358,8 +390,8 @@ def _requirement(line: str, origin: str) -> Requirement:
     except InvalidRequirement as error:
         remedy = "correct the line or pass requirements in the request"
         raise InputError("REQUIREMENT_INVALID", f"{origin}: {line!r}: {error}", remedy) from error
+    if requirement.url:
         raise Refused("REQUIREMENT_DIRECT", f"{origin}: {line!r} names a URL; no index vouches for it", "name a release")
-        raise Refused("REQUIREMENT_DIRECT", f"{origin}: {line!r} names a URL that no index vouches for", "name a released version")
     return requirement
 
 
@@ -383,7 +415,7 @@ def _caret(version: str) -> str:
 
 def _names_a(path: str, names: tuple[str, ...]) -> bool:
     """Whether a requirements file is named for one of ``names``: requirements-test.txt, tests/requirements.txt."""
-    return bool(set(re.split(r"[^a-z]+", path.lower().rsplit(".", 1)[0])) & set(names)) and "constraint" not in path.lower()
+    return bool(set(re.split(r"[^a-z0-9]+", path.lower().rsplit(".", 1)[0])) & set(names)) and "constraint" not in path.lower()
 
 
 def _beside(origin: str, relative: str) -> str:
@@ -442,6 +474,17 @@ def _table(value: Any, *keys: str) -> dict[str, Any]:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    for line in _lines(text):
+        name, equals, value = line.partition("=")
+        if equals:
+            yield name.strip(), value.strip()
+
+
+def _dedented(text: str) -> str:
+    return "\n".join(_lines(text))
 
 
 def _strings(value: Any) -> list[str]:

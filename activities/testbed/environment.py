@@ -68,7 +68,7 @@ class Environments:
                 "tree": base_tree if found.needs_build else "",
                 "requirements": list(found.requirements),
                 "constraints": list(found.constraints),
-                "project": found.project or "",
+                "project": {} if found.distribution is None else found.distribution.model_dump(mode="json"),
             }
         )
         lock = self._remembered(key)
@@ -112,7 +112,7 @@ class Environments:
         scratch = Path(tempfile.mkdtemp(dir=self._folder, prefix=".building-"))
         try:
             folder = scratch / "env"
-            wheels.install(((wheel.filename, self._blobs.get(wheel.sha256)) for wheel in lock.wheels), folder)
+            wheels.install(((wheel.filename, self._blobs.get(wheel.sha256)) for wheel in lock.wheels), folder, lock.project)
             os.rename(folder, target)
         except OSError:
             if not target.is_dir():  # another worker may have been first
@@ -175,6 +175,7 @@ class Environments:
             profile=wheels.PROFILE,
             wheels=tuple(sorted(described, key=lambda wheel: (wheel.name, wheel.filename))),
             origin=found.origin,
+            project=found.distribution,
         )
 
 

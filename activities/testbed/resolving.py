@@ -229,9 +229,7 @@ def _pip(arguments: list[str], base: Base, folder: Path, heartbeat: Heartbeat) -
     command += ["--no-input", "--disable-pip-version-check"]
     environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}
     with (folder / "output").open("w+b") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-        )
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
         try:
             code = _wait(process, heartbeat)
         finally:

@@ -142,4 +142,3 @@ def _status(report: Report, codes: list[str], completed: Completed) -> RunStatus
         return "infra_error"
     failing = any(outcome in FAILING for outcome in report.outcomes.values())
     return "failed" if codes or failing or not report.outcomes else "passed"
-

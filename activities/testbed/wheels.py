@@ -19,7 +19,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from schemas.canonical import sha256_hex
 from schemas.error import Refused
-from schemas.testing import Wheel
+from schemas.testing import OwnDistribution, Wheel
 
 PROFILE = "wheels/1"
 """Version of these rules; part of every lock."""
@@ -43,8 +43,10 @@ def describe(filename: str, data: bytes) -> Wheel:
     return Wheel(name=str(name), version=str(version), sha256=sha256_hex(data), filename=filename, license=_licence(metadata))
 
 
-def install(wheels: Iterable[tuple[str, bytes]], folder: Path) -> None:
+def install(wheels: Iterable[tuple[str, bytes]], folder: Path, project: OwnDistribution | None = None) -> None:
     """Unpack wheels, sorted by file name, into a new folder; a later one replaces what an earlier one also has.
+
+    ``project`` gets metadata, but no code: its modules come from the tree.
 
     Raises:
         Refused: WHEEL_INVALID for links, names outside the folder, and more than 2 GiB in all.
@@ -58,7 +60,22 @@ def install(wheels: Iterable[tuple[str, bytes]], folder: Path) -> None:
                 if left < 0:
                     raise Refused("WHEEL_INVALID", f"{filename}: the environment exceeds {MAX_UNPACKED} bytes", "require less")
                 _write(archive, member, folder / target, executable=target.parts[0] == "bin")
+    if project is not None:
+        _describe_project(project, folder)
     _settle(folder)
+
+
+def _describe_project(project: OwnDistribution, folder: Path) -> None:
+    stem = project.name.replace("-", "_")
+    if any(folder.glob(f"{stem}-*.dist-info")):
+        return  # pytest itself needs the project: then its released metadata is there
+    info = folder / f"{stem}-{project.version}.dist-info"
+    info.mkdir()
+    metadata = f"Metadata-Version: 2.1\nName: {project.name}\nVersion: {project.version}\n"
+    for name, text in (("METADATA", metadata), ("entry_points.txt", project.entry_points)):
+        if text:
+            (info / name).write_text(text)
+            (info / name).chmod(0o644)
 
 
 def _members(filename: str, archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, PurePosixPath]]:

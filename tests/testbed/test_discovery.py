@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from activities.testbed.discovery import Discovered, discover, is_metadata, refuse_newer_python
 from schemas.error import Gen4Error, InputError, Refused
+from schemas.testing import OwnDistribution
 
 
 def found(files: dict[str, str], *requested: str) -> Discovered:
@@ -40,11 +41,13 @@ def test_requirements_of_the_request_replace_test_dependencies_and_keep_runtime_
         ({"pyproject.toml": '[dependency-groups]\ntest=[{include-group="base"}]\nbase=["six"]'}, "six", "dependency group test"),
         ({"pyproject.toml": '[tool.poetry.group.test.dependencies]\nsix="^1.2"'}, "six>=1.2", "poetry group test"),
         ({"pyproject.toml": '[tool.hatch.envs.test]\ndependencies=["six"]'}, "six", "hatch environment test"),
-        ({"pyproject.toml": '[project]\nname="a"\n[project.optional-dependencies]\ntest=["a[x]"]\nx=["six"]'}, "six", "extra test"),
+        ({"pyproject.toml": '[project]\nname="a"\n[project.optional-dependencies]\ntest=["a[x]"]\nx=["six"]'}, "six",
+         "extra test"),
         ({"setup.cfg": "[options.extras_require]\ntest =\n    six\n"}, "six", "extra test"),
         ({"setup.cfg": "[options]\ntests_require =\n    six\n"}, "six", "tests_require"),
         ({"tox.ini": "[testenv]\ndeps =\n    six\n    py38: mock\n    -r{toxinidir}/x.txt\n"}, "six", "tox.ini"),
-        ({"tox.ini": "[testenv]\nextras = check\n", "setup.cfg": "[options.extras_require]\ncheck = six\n"}, "six", "extra check"),
+        ({"tox.ini": "[testenv]\nextras = check\n", "setup.cfg": "[options.extras_require]\ncheck = six\n"}, "six",
+         "extra check"),
         ({"requirements_dev.txt": "six"}, "six", "requirements_dev.txt"),
         ({"pyproject.toml": '[dependency-groups]\ndev=["six"]'}, "six", "dependency group dev"),
         ({"PKG-INFO": 'Metadata-Version: 2.1\nName: a\nRequires-Dist: six; extra == "test"\n'}, "six", "extra test"),
@@ -85,8 +88,24 @@ def test_the_projects_own_distribution_is_not_required() -> None:
     assert result.requirements == ("attrs>=20", "pytest", "six")
 
 
+def test_the_project_keeps_its_metadata_without_being_installed() -> None:
+    text = '[project]\nname="My.Thing"\nversion="1.2"\n[project.scripts]\nx="a:b"\n[project.entry-points.pytest11]\nz="a"\n'
+    assert found({"pyproject.toml": text}).distribution == OwnDistribution(
+        name="my-thing", version="1.2", entry_points="[console_scripts]\nx = a:b\n"
+    )
+    cfg = "[metadata]\nname = a\nversion = attr: a.V\n[options.entry_points]\nconsole_scripts =\n    x = a:b\n"
+    assert found({"setup.cfg": cfg}).distribution == OwnDistribution(
+        name="a", version="0", entry_points="[console_scripts]\nx = a:b\n"
+    )
+    assert found({"tox.ini": ""}).distribution is None
+    for name in ("../../x", "a\\nb", "", "a/b"):
+        assert found({"pyproject.toml": f'[project]\nname = "{name}"\n'}).distribution is None
+
+
 def test_lock_files_only_constrain() -> None:
-    lock = '[[package]]\nname="attrs"\nversion="21.1"\n[[package]]\nname="six"\nversion="1"\n[[package]]\nname="six"\nversion="2"\n'
+    lock = (
+        '[[package]]\nname="attrs"\nversion="21.1"\n[[package]]\nname="six"\nversion="1"\n[[package]]\nname="six"\nversion="2"\n'
+    )
     lock += '[[package]]\nname="my-thing"\nversion="1"\nsource={editable="."}\n'
     result = found({"pyproject.toml": PROJECT, "uv.lock": lock})
     assert (result.requirements, result.constraints) == (("attrs>=20", "pytest"), ("attrs==21.1",))
@@ -107,7 +126,14 @@ def test_options_of_the_pytest_configuration_bring_their_plugin(files: dict[str,
 
 @pytest.mark.parametrize(
     "line",
-    ["git+https://example.org/a.git", "https://example.org/a.whl", "a @ https://example.org/a.whl", "-e ./other", "../other", "/abs/a.whl"],
+    [
+        "git+https://example.org/a.git",
+        "https://example.org/a.whl",
+        "a @ https://example.org/a.whl",
+        "-e ./other",
+        "../other",
+        "/abs/a.whl",
+    ],
 )
 def test_direct_references_are_refused(line: str) -> None:
     with pytest.raises(Refused, match="REQUIREMENT_DIRECT"):
@@ -140,9 +166,17 @@ def test_an_older_python_is_tried(declared: str | None) -> None:
 
 
 def test_which_files_are_read() -> None:
-    read = ["pyproject.toml", "requirements-test.txt", "requirements/test.txt", "tests/requirements.txt", "src/a.egg-info/PKG-INFO"]
+    read = [
+        "pyproject.toml",
+        "requirements-test.txt",
+        "requirements/test.txt",
+        "tests/requirements.txt",
+        "src/a.egg-info/PKG-INFO",
+    ]
     assert all(is_metadata(path) for path in read)
-    assert not any(is_metadata(path) for path in ["a/pyproject.toml", "docs/requirements.txt", "README.md", "x/requirements/test.txt"])
+    assert not any(
+        is_metadata(path) for path in ["a/pyproject.toml", "docs/requirements.txt", "README.md", "x/requirements/test.txt"]
+    )
 
 
 @given(

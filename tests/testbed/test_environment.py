@@ -139,7 +139,7 @@ def test_a_build_that_kills_its_runner_is_no_result(bed: Any, monkeypatch: pytes
     )
     with serving({name: data}) as (url, _):
         monkeypatch.setenv("PIP_EXTRA_INDEX_URL", url)
-        with pytest.raises(Gen4Error, match="RUNNER_FAILED|BUILD_FAILED"):
+        with pytest.raises(Gen4Error, match=r"RUNNER_FAILED|BUILD_FAILED"):
             prepare(bed, {}, "gen4killer")
 
 
@@ -180,6 +180,16 @@ def test_the_projects_own_distribution_is_not_downloaded(bed: Any, monkeypatch: 
     assert not [path for path in asked if "gen4own" in path]
 
 
+def test_a_project_that_asks_for_its_own_version_gets_it(bed: Any) -> None:
+    files = {
+        "pyproject.toml": '[project]\nname = "gen4-own"\nversion = "1.2"\n',
+        "gen4_own.py": "from importlib.metadata import version\n__version__ = version('gen4-own')\n",
+        "test_a.py": "import gen4_own\ndef test_a(): assert gen4_own.__version__ == '1.2'\n",
+    }
+    run, found = bed.run(bed.tree(files), prepare(bed, files))
+    assert (run.status, found) == ("passed", {"test_a.py::test_a": "passed"})
+
+
 def test_a_newer_python_is_refused_before_anything_is_fetched(bed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(monkeypatch)
     with pytest.raises(InputError, match="PYTHON_TOO_NEW"):
@@ -210,7 +220,9 @@ def test_markers_are_those_of_the_base(bed: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_pth_file_of_a_dependency_is_not_executed(bed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, data = wheel("gen4pth", "1", {"gen4pth.pth": "import os; os.environ['GEN4_PTH'] = 'ran'\n", "sitecustomize.py": "1/0\n"})
+    name, data = wheel(
+        "gen4pth", "1", {"gen4pth.pth": "import os; os.environ['GEN4_PTH'] = 'ran'\n", "sitecustomize.py": "1/0\n"}
+    )
     with serving({name: data}) as (url, _):
         monkeypatch.setenv("PIP_EXTRA_INDEX_URL", url)
         environment = prepare(bed, {}, "gen4pth")

@@ -55,7 +55,11 @@ def test_a_target_that_is_pytest_itself_is_refused(outcomes: Run) -> None:
 
 
 def test_a_file_named_like_a_stdlib_module_replaces_nothing_of_the_runner(outcomes: Run) -> None:
-    files = {"json.py": "raise RuntimeError\n", "trace.py": "", "test_a.py": "import json\ndef test_a(): assert json.loads('1')\n"}
+    files = {
+        "json.py": "raise RuntimeError\n",
+        "trace.py": "",
+        "test_a.py": "import json\ndef test_a(): assert json.loads('1')\n",
+    }
     run, found = outcomes(files)
     assert (run.codes, found) == ((), {"test_a.py::test_a": "passed"})
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from schemas.testing import Environment, Limits, outcomes_sha256
+from schemas.testing import Environment, Limits, Outcomes, TestRun, outcomes_sha256
 
-Run = Callable[..., tuple[Any, dict[str, str]]]
+Run = Callable[..., tuple[TestRun, Outcomes]]
 
 
 def test_src_and_flat_layouts_import_the_tree(outcomes: Run) -> None:

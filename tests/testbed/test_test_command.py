@@ -30,8 +30,8 @@ def test_the_default_is_pytest_on_the_whole_tree() -> None:
         ("env PYTHONPATH=lib pytest", (), ("lib",)),
         ("env PYTHONPATH=lib:src/ python3 -m pytest", (), ("lib", "src", ".")),
         ("pytest 'tests/test_a.py::test_b[x y/../z]'", ("tests/test_a.py::test_b[x y/../z]",), ("src", ".")),
-        ("pytest -k 'a and not b' -m slow --deselect t.py::x", ("-k", "a and not b", "-m", "slow", "--deselect", "t.py::x"), ("src", ".")),
-        ("pytest -o addopts= -W error::X -rA --tb=short", ("-o", "addopts=", "-W", "error::X", "-rA", "--tb=short"), ("src", ".")),
+        ("pytest -k 'a and not b' --deselect t.py::x", ("-k", "a and not b", "--deselect", "t.py::x"), ("src", ".")),
+        ("pytest -o addopts= -W error::X -rA", ("-o", "addopts=", "-W", "error::X", "-rA"), ("src", ".")),
         ("pytest -c conf/pytest.ini --rootdir=.", ("-c", "conf/pytest.ini", "--rootdir=."), ("src", ".")),
         ("pytest -k ../x", ("-k", "../x"), ("src", ".")),
         ("pytest -p no:cacheprovider -p pytester", ("-p", "no:cacheprovider", "-p", "pytester"), ("src", ".")),
@@ -95,7 +95,24 @@ def test_what_is_refused_and_why(command: str, reason: str) -> None:
 
 WORDS = st.one_of(
     st.sampled_from(
-        ["env", "python", "python3.9", "-m", "pytest", "--", "-x", "-n", "-k", "A=1", "PYTHONPATH=a:b", "tests", "--pdb", "-p", "-", ""]
+        [
+            "env",
+            "python",
+            "python3.9",
+            "-m",
+            "pytest",
+            "--",
+            "-x",
+            "-n",
+            "-k",
+            "A=1",
+            "PYTHONPATH=a:b",
+            "tests",
+            "--pdb",
+            "-p",
+            "-",
+            "",
+        ]
     ),
     st.text(max_size=12),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +28,6 @@ class Reporting:
     def __init__(self, target: Target, selection: Selection, report: Reporter) -> None:
         self._target, self._selection, self._report = target, selection, report
         self._modules_seen = 0
-
-    def pytest_ignore_collect(self, collection_path: Any, config: Any) -> bool | None:
-        try:
-            name = collection_path.relative_to(config.rootpath).as_posix()
-        except ValueError:
-            return None
-        return True if name in self._selection.broken_files else None
 
     def pytest_collectstart(self, collector: Any) -> None:
         self._report("collecting", id=text(collector.nodeid))
@@ -84,10 +78,27 @@ class Reporting:
         if found:
             self._report("outside", modules=found[:20])
 
-    pytest_ignore_collect.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
     pytest_collection_modifyitems.pytest_impl = {"trylast": True}  # type: ignore[attr-defined]
     pytest_runtest_logstart.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
     pytest_runtest_logfinish.pytest_impl = {"trylast": True}  # type: ignore[attr-defined]
+
+
+def leaving_out(selection: Selection, pytest_version: str) -> object:
+    """A plugin that leaves out files which broke collection; pytest 7 renamed the argument of its hook."""
+
+    def is_broken(path: object, config: Any) -> bool | None:
+        name = os.path.relpath(str(path), str(getattr(config, "rootpath", None) or config.rootdir))
+        return True if name.replace(os.sep, "/") in selection.broken_files else None
+
+    class Recent:
+        def pytest_ignore_collect(self, collection_path: Any, config: Any) -> bool | None:
+            return is_broken(collection_path, config)
+
+    class Old:
+        def pytest_ignore_collect(self, path: Any, config: Any) -> bool | None:
+            return is_broken(path, config)
+
+    return Recent() if int(pytest_version.partition(".")[0]) >= 7 else Old()
 
 
 def text(value: str) -> str:

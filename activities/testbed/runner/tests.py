@@ -11,7 +11,7 @@ from typing import Any
 
 from .child import BrokenReport, Child, Reporter
 from .host import Host
-from .reporting import Reporting, Selection
+from .reporting import Reporting, Selection, leaving_out
 from .results import Results
 from .target import PutTreeFirst, Target, pytest_arguments
 
@@ -74,7 +74,7 @@ def _in_child(job: dict[str, Any], selection: Selection, report: Reporter) -> in
     except ModuleNotFoundError:
         return _PYTEST_MISSING
     report("runner", version=str(pytest.__version__))
-    plugins = [PutTreeFirst(target), Reporting(target, selection, report)]
+    plugins = [PutTreeFirst(target), Reporting(target, selection, report), leaving_out(selection, pytest.__version__)]
     code = int(pytest.main(pytest_arguments(job["pytest_args"]), plugins=plugins))
     report("finish", exit_code=code)
     return code
