@@ -56,7 +56,8 @@ from schemas.capabilities import (
     VerifyBundle,
 )
 from schemas.details import session_details, stage_details
-from schemas.gates import GateReport
+from schemas.evidence import TEST_RESULTS
+from schemas.gates import Check, GateReport
 from schemas.jobs import CompileJob
 from schemas.policy import PolicyDecision
 from schemas.request import CompileRequest, Rejection, SessionResult
@@ -90,6 +91,7 @@ class Evidence:
     environment: Environment
     runs: Runs
     judged: Judged
+    regression: GateReport
     members: Members
 
 
@@ -207,21 +209,18 @@ class Compile:
         first = await self._evidence(job, ImportPatch(**_patch_of(job), source=job.source), job.context.config.runs)
         if isinstance(first, CompileResult):
             return first
-        regression = await self._gate("regression gate", self._regression(job, first))
-        if regression.verdict != "pass":
-            return self._failed_gate(job, first, regression)
         rerun = await self._again(job, first)
         if isinstance(rerun, CompileResult):
             return rerun
         determinism = await self._gate("determinism gate", self._determinism(job, first, rerun))
         if determinism.verdict != "pass":
-            return self._failed_gate(job, first, determinism)
+            return self._failed_gate(first.imported.patch, first.policy, first.judged, determinism)
         with self._progress.stage("seal bundle"):
-            sealed = await call(SEAL_BUNDLE, self._seal(job, first, rerun, regression, determinism), summary="sign the evidence")
+            sealed = await call(SEAL_BUNDLE, self._seal(job, first, rerun, determinism), summary="sign the evidence")
         verify = call(TRUST_GATE, VerifyBundle(bundle=sealed.bundle, source=job.source), summary="verify the sealed bundle")
         trust = await self._gate("trust gate", verify)
         if trust.verdict != "pass":
-            return self._failed_gate(job, first, trust)
+            return self._failed_gate(first.imported.patch, first.policy, first.judged, trust)
         return self._done(job, first, verdict="accepted", message=first.judged.message, bundle=sealed.bundle, trust=sealed.trust)
 
     async def _evidence(self, job: CompileJob, request: ImportPatch, runs: int) -> Evidence | CompileResult:
@@ -237,10 +236,13 @@ class Compile:
         ran = await self._run_trees(job, imported, environment, "base", "patched", runs)
         with self._progress.stage("judge"):
             judged = await self._judge(job, ran)
+        regression = await self._gate("regression gate", self._regression(job, judged))
         if judged.verdict != "accepted":
             return self._stopped(judged.verdict, judged.codes, judged.message, imported.patch, policy, judged)
+        if regression.verdict != "pass":
+            return self._failed_gate(imported.patch, policy, judged, regression)
         members = await self._assemble(job, imported.patch, environment, ran, judged, policy)
-        return Evidence(imported, policy, environment, ran, judged, members)
+        return Evidence(imported, policy, environment, ran, judged, regression, members)
 
     async def _again(self, job: CompileJob, first: Evidence) -> Evidence | CompileResult:
         """Step 7: nothing of the first pass is used but the members and the content store."""
@@ -255,9 +257,9 @@ class Compile:
             both = Runs((*rerun.base, first.runs.base[0]), (*rerun.patched, first.runs.patched[0]))
             judged = await self._judge(job, both)
             if judged.verdict != "accepted":
-                return self._stopped(judged.verdict, judged.codes, judged.message, imported.patch, first.policy, judged)
+                return self._differs(first, judged)
             members = await self._assemble(job, imported.patch, environment, rerun, judged, first.policy)
-        return Evidence(imported, first.policy, environment, rerun, judged, members)
+        return Evidence(imported, first.policy, environment, rerun, judged, first.regression, members)
 
     async def _environment(self, job: CompileJob) -> Environment:
         with self._progress.stage("prepare environment"):
@@ -314,8 +316,8 @@ class Compile:
         self._gates += (report,)
         return report
 
-    async def _regression(self, job: CompileJob, first: Evidence) -> GateReport:
-        request = RegressionInput(judged=first.judged, baseline_commit=job.source.base_commit)
+    async def _regression(self, job: CompileJob, judged: Judged) -> GateReport:
+        request = RegressionInput(judged=judged, baseline_commit=job.source.base_commit)
         return await call(REGRESSION_GATE, request, summary="nothing that passed may fail")
 
     async def _determinism(self, job: CompileJob, first: Evidence, rerun: Evidence) -> GateReport:
@@ -324,15 +326,13 @@ class Compile:
         )
         return await call(DETERMINISM_GATE, request, summary="the same bytes again")
 
-    def _seal(
-        self, job: CompileJob, first: Evidence, rerun: Evidence, regression: GateReport, determinism: GateReport
-    ) -> SealBundle:
+    def _seal(self, job: CompileJob, first: Evidence, rerun: Evidence, determinism: GateReport) -> SealBundle:
         candidate = job.candidate
         name, version = (candidate.engine, candidate.engine_version) if candidate else ENGINE_OF_CI
         return SealBundle(
             source=job.source, patch=first.imported.patch, environment=first.environment, plan=job.plan, limits=job.limits,
             base=first.runs.base[0], patched=first.runs.patched[0], judged=first.judged, policy=first.policy,
-            members=first.members, regression=regression, determinism=determinism,
+            members=first.members, regression=first.regression, determinism=determinism,
             rerun_bundle_digest=rerun.members.bundle_digest, runs=job.context.config.runs,
             candidate_id=candidate.candidate_id if candidate else first.imported.patch.patch_sha256[:12],
             explorer_name=name, explorer_version=version,
@@ -340,16 +340,27 @@ class Compile:
 
     # --- results -----------------------------------------------------------------------------------------------------
 
-    def _failed_gate(self, job: CompileJob, first: Evidence, report: GateReport) -> CompileResult:
+    def _failed_gate(self, patch: Patch, policy: PolicyDecision, judged: Judged, report: GateReport) -> CompileResult:
         failed = [check for check in report.checks if check.checked and not check.ok]
         message = (
             "; ".join(f"{check.code}: {check.reason or check.actual}" for check in failed)
             or f"the {report.gate} gate did not pass"
         )
         verdict: Literal["irreproducible", "rejected"] = "irreproducible" if report.gate == "determinism" else "rejected"
-        return self._stopped(
-            verdict, report.codes or (f"{report.gate.upper()}_GATE",), message, first.imported.patch, first.policy, first.judged
-        )
+        return self._stopped(verdict, report.codes or (f"{report.gate.upper()}_GATE",), message, patch, policy, judged)
+
+    def _differs(self, first: Evidence, judged: Judged) -> CompileResult:
+        """The re-run came to other outcomes, so its members would differ: the Determinism Gate fails on the test results."""
+        check = Check(
+            code="DET_DIGEST", ok=False, member=TEST_RESULTS, reason=judged.message,
+            remedy="make the named tests give the same outcome every time",
+        )  # fmt: skip
+        verdict: Literal["inconclusive", "fail"] = "inconclusive" if judged.verdict == "infra_error" else "fail"
+        report = GateReport(gate="determinism", verdict=verdict, checks=(check,))
+        self._gates += (report,)
+        outcome: Literal["infra_error", "irreproducible"] = "infra_error" if verdict == "inconclusive" else "irreproducible"
+        codes = (check.code, *judged.codes)
+        return self._stopped(outcome, codes, judged.message, first.imported.patch, first.policy, first.judged)
 
     def _stopped(
         self, verdict: Literal["accepted", "rejected", "irreproducible", "infra_error"], codes: tuple[str, ...], message: str,
