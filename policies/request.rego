@@ -40,7 +40,7 @@ known_kinds contains scheme if some scheme in data.repository.remote_schemes
 # What git-check-ref-format accepts, less: one line of ordinary characters, never an option, a range or an expression.
 sane_ref(ref) if {
 	count(ref) <= data.ref.max_length
-	regex.match(`^[A-Za-z0-9_][A-Za-z0-9_+.#-]*(/[A-Za-z0-9_+#-][A-Za-z0-9_+.#-]*)*$`, ref)
+	regex.match(`^[A-Za-z0-9_][A-Za-z0-9_+.#@=,%-]*(/[A-Za-z0-9_+#@=,%-][A-Za-z0-9_+.#@=,%-]*)*$`, ref)
 	contains(ref, "..") == false
 	endswith(ref, ".") == false
 	endswith(ref, ".lock") == false
@@ -58,7 +58,10 @@ branch_or_bare(name) if startswith(name, "refs/heads/")
 branch_or_bare(name) if startswith(name, "refs/") == false
 
 findings contains {"rule_id": "request.repository", "message": message} if {
-	message := "the repository must be a local path under a configured root, or an https or ssh URL of a configured host"
+	message := concat(" ", [
+		"the repository must be an absolute path under a root that the operator lists (GEN4_REPOSITORY_ROOTS),",
+		"or an https or ssh URL without password of a host that the operator lists (GEN4_REPOSITORY_HOSTS)",
+	])
 }
 
 findings contains {"rule_id": "request.ref", "message": message} if {

@@ -34,7 +34,7 @@ test_outside_the_roots if passed({"repository": {"admitted": false}}) == all - {
 test_not_plain if passed({"repository": {"plain": false}}) == all - {"request.repository"}
 
 test_refs_that_pass if {
-	every ref in ["HEAD", "main", "refs/heads/a/b", "v1.2.3", "feature/x_y-z", "0123456789abcdef0123456789abcdef01234567", "a#1"] {
+	every ref in ["HEAD", "main", "refs/heads/a/b", "v1.2.3", "feature/x_y-z", "0123456789abcdef0123456789abcdef01234567", "a#1", "renovate/npm-@types/node"] {
 		passed({"ref": ref}) == all
 	}
 }
