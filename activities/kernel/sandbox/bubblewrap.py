@@ -34,9 +34,9 @@ from schemas.error import InfrastructureError
 from schemas.testing import Limits, SandboxFacts
 
 from . import cgroup, launcher, probes, seccomp, tree_watch
+from .launching import check_program, readable
 from .port import ENVIRONMENT, HOME, RUNNER, UID, WORK, Ending, Probe, RootFilesystem, SandboxProcess, SandboxSpec
 from .shares import DiskShares
-from .sharing import readable
 from .supervised import Chunk, Supervised
 
 LAUNCHER = Path(launcher.__file__)
@@ -128,7 +128,7 @@ class BubblewrapBackend:
 
     @contextmanager
     def start(self, spec: SandboxSpec) -> Iterator[SandboxProcess]:
-        _check(spec)
+        check_program(spec)
         self._check_kernel()
         process = self._start(spec)
         try:
@@ -383,14 +383,6 @@ def _why(popen: subprocess.Popen[bytes]) -> str:
     popen.wait(END_TIMEOUT_S)
     text = stderr.read() or b""
     return f"bubblewrap ended with {popen.returncode}: {text[-2000:].decode(errors='replace').strip()}"
-
-
-def _check(spec: SandboxSpec) -> None:
-    program = spec.argv[0]
-    if not program.startswith("/") or not os.path.lexists(spec.root.path / program[1:]):
-        raise InfrastructureError(
-            "SANDBOX_START_FAILED", f"the root filesystem has no {program}", "name a program by its full path in it"
-        )
 
 
 def _unavailable(why: str) -> InfrastructureError:

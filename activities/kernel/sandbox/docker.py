@@ -29,16 +29,19 @@ from schemas.testing import Limits, SandboxFacts
 
 from . import probes, seccomp
 from .cgroup import OutOfMemory
+from .launching import check_program, readable
 from .owner import alive, owner
 from .port import ENVIRONMENT, HOME, RUNNER, UID, WORK, Ending, Probe, RootFilesystem, SandboxProcess, SandboxSpec
 from .shares import DiskShares
-from .sharing import readable
 from .supervised import Chunk, Supervised
 
 REPOSITORY = "gen4-root"
 LABEL, OWNER = "gen4.sandbox", "gen4.owner"
 API_TIMEOUT_S = 120
 END_TIMEOUT_S = 15
+CLOSE_TIMEOUT_S = 5.0
+"""How long after a container's end its last output may come."""
+
 STREAMS: dict[int, Literal["stdout", "stderr"]] = {1: "stdout", 2: "stderr"}
 FAILURES = (sdk_errors.DockerException, requests.exceptions.RequestException)
 
@@ -85,6 +88,7 @@ class DockerBackend:
 
     @contextmanager
     def start(self, spec: SandboxSpec) -> Iterator[SandboxProcess]:
+        check_program(spec)
         self._require_limits()
         client = self._client()
         container = ""
@@ -220,6 +224,9 @@ class DockerProcess(Supervised):
         self._container = container
         self._pending = b""
         self._killer: threading.Thread | None = None
+        self._waiter = threading.Thread(target=self._await_exit, name="gen4-sandbox-wait", daemon=True)
+        self._exit_code: int | None = None
+        self._exited: float | None = None
         self._killing = threading.Lock()
         self._socket = _attach(self._client, container)
         try:
@@ -229,6 +236,7 @@ class DockerProcess(Supervised):
             self._socket.close()
             self._client.close()
             raise
+        self._waiter.start()
         self._begin()
 
     def discard(self) -> None:
@@ -237,6 +245,8 @@ class DockerProcess(Supervised):
         self._done.wait()
 
     def _poll(self, timeout_s: float) -> Sequence[Chunk] | None:
+        if self._exited is not None and self._abandoned(self._exited):
+            return None
         if not select.select([self._socket], [], [], timeout_s)[0]:
             return ()
         try:
@@ -247,6 +257,28 @@ class DockerProcess(Supervised):
             return None
         chunks, self._pending = frames(self._pending + data)
         return chunks
+
+    def _abandoned(self, exited: float) -> bool:
+        """The engine closes the stream after the last output, but not while input that nobody reads fills its pipes."""
+        self._close_input()
+        if time.monotonic() - exited < CLOSE_TIMEOUT_S:
+            return False
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return True
+        return True
+
+    def _await_exit(self) -> None:
+        client = self._connect()
+        try:
+            status = client.wait(self._container, timeout=self._limits.wall_ms / 1000 + API_TIMEOUT_S)
+            self._exit_code = int(status["StatusCode"])
+        except FAILURES:
+            return  # reaping asks again and says what is wrong
+        finally:
+            self._exited = time.monotonic()
+            client.close()
 
     def _write(self, data: bytes) -> None:
         self._socket.sendall(data)
@@ -275,11 +307,13 @@ class DockerProcess(Supervised):
 
     def _reap(self) -> int:
         self._socket.close()  # nobody waits for us to read any more
+        self._waiter.join(END_TIMEOUT_S)
         try:
-            status = self._client.wait(self._container, timeout=END_TIMEOUT_S)
+            if self._exit_code is None:
+                self._exit_code = int(self._client.wait(self._container, timeout=END_TIMEOUT_S)["StatusCode"])
             state = self._client.inspect_container(self._container)["State"]
             self._oom = self._oom or bool(state.get("OOMKilled"))
-            return int(status["StatusCode"])
+            return self._exit_code
         except FAILURES as error:
             raise _not_ended(error) from error
         finally:

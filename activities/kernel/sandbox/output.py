@@ -21,20 +21,18 @@ class LineStream:
         self._ready = threading.Condition()
 
     def feed(self, data: bytes) -> bool:
-        """Take ``data``; False once the limit is passed: this and all later data is dropped."""
+        """Take what fits of ``data``; False once the limit is passed: what lies beyond it is dropped."""
         with self._ready:
+            room = max(0, self._limit - self._taken)
             self._taken += len(data)
-            if self._taken > self._limit or self._ended:
-                self._partial.clear()
-                return self._ended
-            first, *rest = data.split(b"\n")
+            first, *rest = data[:room].split(b"\n")
             self._partial.append(first)
             for piece in rest:
                 self._lines.append(b"".join(self._partial))
                 self._partial = [piece]
             if rest:
                 self._ready.notify_all()
-            return True
+            return self._taken <= self._limit
 
     def end(self) -> None:
         """No more will come: what follows the last LF is a line too, unless the limit cut it."""

@@ -1,4 +1,4 @@
-"""Folders of the host that a sandbox reads run under another uid there: others must be able to read them."""
+"""What is looked at before a start: that the program exists, and that the sandbox's user can read the folders bound in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ import stat
 from pathlib import Path
 
 from schemas.error import InfrastructureError
+
+from .port import SandboxSpec
+
+
+def check_program(spec: SandboxSpec) -> None:
+    """Refuse a program that is not in the root filesystem: later, its absence would look like an exit code.
+
+    Raises:
+        InfrastructureError: SANDBOX_START_FAILED.
+    """
+    program = spec.argv[0]
+    if not program.startswith("/") or not os.path.lexists(spec.root.path / program[1:]):
+        raise InfrastructureError(
+            "SANDBOX_START_FAILED", f"the root filesystem has no {program}", "name a program by its full path in it"
+        )
 
 
 def readable(folder: Path) -> Path:
