@@ -35,6 +35,23 @@ def members(data: bytes) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in opened.getmembers()}
 
 
+def unpack(data: bytes, folder: Path) -> None:
+    """As plainly as can be: nothing here keeps a link inside."""
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(data), encoding="utf-8", errors="surrogateescape") as opened:
+        for member in opened:
+            target = folder / member.name
+            if member.isdir():
+                target.mkdir()
+            elif member.issym():
+                target.symlink_to(member.linkname)
+            else:
+                content = opened.extractfile(member)
+                assert content is not None
+                target.write_bytes(content.read())
+                target.chmod(member.mode)
+
+
 parts = st.binary(min_size=1, max_size=12).filter(lambda name: not {0, 0x2F} & set(name)).map(os.fsdecode)
 paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
 
@@ -58,8 +75,7 @@ def test_what_is_written_is_what_git_would_have_written(objects: ObjectStore, tm
     tree = objects.write_tree(EMPTY, files)
     assert {entry.path: objects.read(entry.oid) for entry in objects.entries(tree)} == files
     witness = Repository(tmp_path / f"witness-{next(counter)}")
-    with tarfile.open(fileobj=io.BytesIO(archive(objects, tree)[0]), encoding="utf-8", errors="surrogateescape") as opened:
-        opened.extractall(witness.path, filter="data")
+    unpack(archive(objects, tree)[0], witness.path)
     witness.git("-c", "core.protectNTFS=false", "add", "--all", "--force")
     assert witness.git("write-tree") == tree
 
@@ -118,8 +134,7 @@ def test_links_that_lead_outside_are_left_out(objects: ObjectStore, tmp_path: Pa
     data, omitted = archive(objects, objects.fetch(str(repository.path), "HEAD").tree)
     assert set(omitted) == {"self", "a", "b", "root", "out", "deep/er/up", "sneaky"}
     unpacked = tmp_path / "unpacked"
-    with tarfile.open(fileobj=io.BytesIO(data)) as opened:
-        opened.extractall(unpacked, filter="fully_trusted")  # noqa: S202  nothing but our own archive may keep links inside
+    unpack(data, unpacked)
     for name in set(LINKS) - set(omitted):
         assert (unpacked / name).resolve().is_relative_to(unpacked)
 
