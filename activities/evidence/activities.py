@@ -130,8 +130,10 @@ class SigningActivities:
             )
             checks = self._pre_seal_checks(request, members)
             stamp = write_stamp(request, members, judgement, checks, self._signer, facts)
-            publish(sign_members(members, stamp, self._signer), directory)
-        return SealedBundle(bundle=self._reference(directory, request), trust=str(self._ports.trust))
+            publish(
+                sign_members(members, stamp, self._signer), directory, lambda folder: self._reference(folder, directory, request)
+            )
+        return SealedBundle(bundle=self._reference(directory, directory, request), trust=str(self._ports.trust))
 
     def _recomputed(self, request: SealBundle, judgement: Judgement) -> dict[str, bytes]:
         """Members 1-6 made again from runs, patch, policy and environment; the trajectory is what was recorded."""
@@ -153,23 +155,21 @@ class SigningActivities:
             raise Refused("PATCH_TREE", f"the patch gives tree {result}, not {request.patch.result_tree}", _START_AGAIN)
         return tuple(TrustStampCheck(code=code, ok=True) for code in ("MEMBER_MISSING", "CHECKSUM_MISMATCH", "PATCH_TREE"))
 
-    def _reference(self, directory: Path, request: SealBundle) -> BundleRef:
-        """Verify what lies on the disk, whoever wrote it, before its name is handed out."""
+    def _reference(self, folder: Path, directory: Path, request: SealBundle) -> BundleRef:
+        """Verify what lies in ``folder``, whoever wrote it, before it gets the name ``directory`` or that is handed out."""
         report = verify_bundle(
-            directory,
+            folder,
             load_trust(self._ports.trust),
             objects=self._ports.objects,
             expected_parameters=_expected(request.source),
             now_ms=int(self._ports.now_s() * 1000),
         )
         if report.verdict != "pass":
-            raise Refused(
-                "BUNDLE_INVALID", f"{directory} does not verify: {', '.join(report.codes)}", "remove the folder and start again"
-            )
-        stamp_bytes = (directory / STAMP).read_bytes()
+            raise Refused("BUNDLE_INVALID", f"{folder} does not verify: {', '.join(report.codes)}", _START_AGAIN)
+        stamp_bytes = (folder / STAMP).read_bytes()
         stamp = Stamp.model_validate_json(stamp_bytes)
         if stamp.bundle_digest != request.members.bundle_digest:
-            raise Refused("BUNDLE_INVALID", f"{directory} holds another bundle", "remove the folder and start again")
+            raise Refused("BUNDLE_INVALID", f"{folder} holds another bundle", _START_AGAIN)
         return BundleRef(
             directory=str(directory),
             bundle_digest=stamp.bundle_digest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from activities.evidence.provenance import write_statement
 from activities.evidence.sources import public_repository
 from schemas.canonical import jcs, jcs_sha256, sha256_hex
 from schemas.capabilities import SealBundle
-from schemas.error import InfrastructureError, Refused
+from schemas.error import Gen4Error, InfrastructureError, Refused
 from schemas.evidence import (
     CONTENT_MEMBERS,
     OPTIONAL_MEMBERS,
@@ -131,26 +131,33 @@ def sign_members(members: Mapping[str, bytes], stamp: Stamp, signer: Signer) -> 
     return complete
 
 
-def publish(files: Mapping[str, bytes], directory: Path) -> bool:
+def publish(files: Mapping[str, bytes], directory: Path, check: Callable[[Path], object]) -> bool:
     """Write to a sibling folder, make it durable and read-only, then rename; False when ``directory`` exists already.
 
     What a killed earlier attempt left beside it is removed first.
 
+    Args:
+        check: verifies the folder before it gets its name; what it refuses is removed again.
+
     Raises:
-        InfrastructureError: BUNDLE_WRITE_FAILED.
+        InfrastructureError: BUNDLE_WRITE_FAILED; and all that ``check`` raises.
     """
     if directory.exists():
         return False
     for leftover in directory.parent.glob(f".sealing-{directory.name}-*"):
         _remove(leftover)
     working = directory.parent / f".sealing-{directory.name}-{secrets.token_hex(4)}"
-    working.mkdir(mode=0o700)
     try:
+        working.mkdir(mode=0o700)
         for name in (*REQUIRED_MEMBERS, *OPTIONAL_MEMBERS):
             _write(working / name, files[name])
         working.chmod(0o555)
         _sync(working)
+        check(working)
         os.rename(working, directory)
+    except Gen4Error:
+        _remove(working)
+        raise
     except OSError as error:
         _remove(working)
         if directory.exists():
@@ -238,5 +245,6 @@ def _sync(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    folder.chmod(0o700)
-    shutil.rmtree(folder)
+    if folder.exists():
+        folder.chmod(0o700)
+        shutil.rmtree(folder)

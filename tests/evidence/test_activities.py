@@ -317,6 +317,21 @@ def test_a_patch_that_gives_another_tree_is_not_signed(fabric: Fabric, change: d
     _refused_seal(fabric, request.model_copy(update={"patch": request.patch.model_copy(update=change)}), "PATCH_TREE")
 
 
+def test_a_bundle_that_would_not_verify_never_gets_its_name(fabric: Fabric) -> None:
+    request = fabric.sealing()
+    trust = load_trust(fabric.ports.trust)
+    fabric.ports.trust.write_bytes(jcs(trust.model_copy(update={"policy_digests": ()})))
+    _refused_seal(fabric, request, "BUNDLE_INVALID")
+
+
+def test_a_bundle_that_cannot_be_written_leaves_nothing(fabric: Fabric) -> None:
+    request = fabric.sealing()
+    ports = dataclasses.replace(fabric.ports, bundles=fabric.home.root / "nowhere")
+    with as_acting(who()):
+        signing = SigningActivities(ports, load_signer(fabric.home.keys))
+        assert _refusal(lambda: signing.seal_bundle(request)) == "BUNDLE_WRITE_FAILED"
+
+
 # --- Trust Gate -------------------------------------------------------------------------------------------------------
 
 
