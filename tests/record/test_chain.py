@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -273,3 +275,32 @@ def test_inserted_event_with_a_sound_hash_is_found() -> None:
 
     with tampered(change) as findings:
         assert [(finding.seq, finding.code) for finding in findings] == [(5, "ALTERED")]
+
+
+PROGRAM = """
+import sys
+from activities.record.chain import EventChain
+from activities.record.store import Store
+from schemas.event import Actor, EventDraft
+from schemas.task import TraceKeys
+chain = EventChain(Store.open(sys.argv[1]))
+keys = TraceKeys(tenant_id="acme", trace_id="trace", session_id="session", task_id="task")
+for n in range(10_000):
+    chain.append(keys, Actor(principal_id="p", kind="engine"), EventDraft(kind="task.started", idempotency_key=str(n), payload={}))
+    print(n, flush=True)
+"""
+
+
+def test_what_was_acknowledged_survives_a_kill(url: str) -> None:
+    running = subprocess.Popen([sys.executable, "-c", PROGRAM, url], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    acknowledged = [int(running.stdout.readline()) for _ in range(25)]
+    running.kill()
+    acknowledged += [int(line) for line in running.stdout.read().splitlines()]
+    running.wait()
+    store = Store.open(url)
+    chain = EventChain(store)
+    assert chain.verify("acme", "session") == []
+    kept = [int(event.idempotency_key) for event, _ in chain.read("acme", "session")]
+    assert kept[: len(acknowledged)] == acknowledged and len(kept) <= len(acknowledged) + 1
+    store.close()
