@@ -7,7 +7,8 @@ Order, first source that has something wins within each step:
 2. Test dependencies: the request's requirements; else what is named for tests, then ``tox.ini``, then what is named for
    development. Under each name: requirements files, extras, dependency groups (PEP 735), ``setup.cfg`` extras, groups of
    poetry and pdm.
-3. Lock files (``uv.lock``, ``poetry.lock``, ``pdm.lock``) constrain versions; they do not add packages.
+3. Lock files (``uv.lock``, ``poetry.lock``, ``pdm.lock``) constrain versions; they do not add packages, and where the
+   request names requirements they have no say.
 4. pytest, and plugins that options in the pytest configuration need, when nothing above names them.
 """
 
@@ -111,7 +112,7 @@ def discover(files: Mapping[str, bytes], requested: tuple[str, ...] = (), built:
         lines.add(RUNNER_REQUIREMENT)
     return Discovered(
         requirements=tuple(sorted(lines)),
-        constraints=tuple(sorted(source.constraints())),
+        constraints=() if requested else tuple(sorted(source.constraints())),
         origin=" + ".join(dict.fromkeys(part for part in (tests_origin, runtime_origin) if part)) or "default",
         project=source.project,
         requires_python=source.requires_python,

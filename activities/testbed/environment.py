@@ -142,11 +142,9 @@ class Environments:
 
     def _metadata_files(self, tree: GitId) -> dict[str, bytes]:
         entries = [entry for entry in self._objects.entries(tree) if entry.type == "blob" and is_metadata(entry.path)]
-        return {
-            entry.path: self._objects.read(entry.oid)
-            for entry in entries
-            if entry.mode.startswith("100") and (entry.size or 0) <= _MAX_METADATA
-        }
+        wanted = [entry for entry in entries if entry.mode.startswith("100") and (entry.size or 0) <= _MAX_METADATA]
+        contents = self._objects.read_many(entry.oid for entry in wanted)
+        return {entry.path: data for entry, (_, data) in zip(wanted, contents, strict=True)}
 
     def _resolve(
         self,
@@ -163,7 +161,14 @@ class Environments:
             if metadata is not None:
                 found = discover(files, requested, built=metadata)
                 refuse_newer_python(found.requires_python, base.python_version)
-        chosen = resolution.wheels(found.requirements, found.constraints)
+        origin = found.origin
+        try:
+            chosen = resolution.wheels(found.requirements, found.constraints)
+        except Refused:
+            if not found.constraints:
+                raise
+            # A lock made for another Python or platform need not hold here; the versions used are in our own lock.
+            chosen, origin = resolution.wheels(found.requirements), f"{origin}, lock file not applicable"
         described = []
         for filename, data in chosen:
             self._blobs.put(data, "application/zip")
@@ -174,7 +179,7 @@ class Environments:
             python_version=base.python_version,
             profile=wheels.PROFILE,
             wheels=tuple(sorted(described, key=lambda wheel: (wheel.name, wheel.filename))),
-            origin=found.origin,
+            origin=origin,
             project=found.distribution,
         )
 

@@ -109,6 +109,7 @@ def test_lock_files_only_constrain() -> None:
     lock += '[[package]]\nname="my-thing"\nversion="1"\nsource={editable="."}\n'
     result = found({"pyproject.toml": PROJECT, "uv.lock": lock})
     assert (result.requirements, result.constraints) == (("attrs>=20", "pytest"), ("attrs==21.1",))
+    assert found({"pyproject.toml": PROJECT, "uv.lock": lock}, "pytest==9.2.0").constraints == ()
 
 
 @pytest.mark.parametrize(

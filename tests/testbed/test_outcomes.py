@@ -279,3 +279,40 @@ def test_the_run_key_names_everything_that_matters(bed: Any, plain: Environment)
     again, _ = bed.run(tree, plain)
     other, _ = bed.run(tree, plain, limits=Limits(wall_ms=61_000, test_ms=5_000))
     assert first.run_key == again.run_key != other.run_key
+
+
+def test_a_test_that_kills_every_process_it_sees(outcomes: Run) -> None:
+    run, found = outcomes({"test_a.py": "import os\ndef test_a(): os.kill(-1, 9)\ndef test_b(): pass\n"})
+    assert (run.status, run.codes, found) == ("failed", ("HARNESS_BROKEN",), {})
+
+
+def test_a_test_that_closes_every_descriptor_is_an_error(outcomes: Run) -> None:
+    run, found = outcomes({"test_a.py": "import os\ndef test_a(): os.closerange(3, 300)\ndef test_b(): pass\n"})
+    assert found == {"test_a.py::test_a": "error", "test_a.py::test_b": "passed"}
+
+
+def test_a_test_that_takes_all_memory(outcomes: Run) -> None:
+    source = "def test_a():\n    x = []\n    while True: x.append(bytearray(10_000_000))\ndef test_b(): pass\n"
+    run, found = outcomes({"test_a.py": source}, memory_mb=300)
+    assert run.status == "failed"
+    assert run.codes == ("MEMORY_LIMIT",) or found["test_a.py::test_a"] in ("failed", "error")
+
+
+def test_tests_that_a_crash_made_disappear_are_missed(outcomes: Run) -> None:
+    source = "import os\ndef test_a():\n    os.unlink(__file__)\n    os._exit(1)\ndef test_b(): pass\n"
+    run, found = outcomes({"test_a.py": source, "test_z.py": "def test_z(): pass\n"})
+    assert (run.status, run.codes) == ("failed", ("TESTS_NOT_RUN",))
+    assert found == {"test_a.py::test_a": "error", "test_z.py::test_z": "passed"}
+
+
+def test_plugins_that_would_make_runs_differ_are_held_still(bed: Any) -> None:
+    files = {
+        "pkg.py": "def f(): return 1\n",
+        "test_a.py": "import pkg, random\ndef test_a(): assert pkg.f()\ndef test_b(): pass\nasync def test_c(): pass\n",
+        "pytest.ini": "[pytest]\naddopts = -n auto --cov=pkg --cov-fail-under=100 --dist loadfile\nasyncio_mode = auto\n",
+    }
+    tree = bed.tree(files)
+    environment = bed.environments.prepare(tree, ("pytest", "pytest-randomly"), lambda: None)
+    for _ in range(2):
+        run, found = bed.run(tree, environment)
+        assert (run.status, run.codes, list(found)) == ("passed", (), [f"test_a.py::test_{name}" for name in "abc"])

@@ -68,6 +68,7 @@ class Reporting:
 
     def pytest_sessionfinish(self) -> None:
         self._modules_seen = 0
+        self._target.look_again()
         self._check_origins()
 
     def _check_origins(self) -> None:

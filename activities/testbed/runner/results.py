@@ -106,7 +106,7 @@ class Results:
         }
 
     def _after_finish(self) -> bool:
-        for nodeid in self._left:
+        for nodeid in self._planned:
             if nodeid not in self.outcomes:
                 self._code("TESTS_NOT_RUN", f"pytest ended with exit code {self._exit_code} before {nodeid}")
         if self._exit_code == 3:

@@ -25,6 +25,7 @@ class Target:
         self.environment: str = job["environment"]
         self.env: dict[str, str] = job["env"]
         folders = [os.path.normpath(os.path.join(self.work, folder)) for folder in job["python_path"]]
+        self._known: dict[tuple[str, str], bool] = {}
         self.path = [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
 
     def enter(self) -> None:
@@ -43,6 +44,7 @@ class Target:
         """Put the tree before the environment, and forget modules that the environment has provided in its place."""
         sys.path[:] = [*self.path, *(entry for entry in sys.path if entry not in self.path)]
         sys.path_importer_cache.clear()
+        self._known.clear()
         for name in self.outside(sys.modules):
             if name.partition(".")[0] not in _RUNNER_NAMES:
                 del sys.modules[name]
@@ -59,9 +61,17 @@ class Target:
             if module is None or top in sys.stdlib_module_names or top in ("_gen4", "__main__"):
                 continue
             origin = _origin(module)
-            if origin is not None and not self._inside(origin) and self._provides(name):
+            if origin is None:
+                continue
+            if (name, origin) not in self._known:
+                self._known[name, origin] = not self._inside(origin) and self._provides(name)
+            if self._known[name, origin]:
                 found.append(name)
         return found
+
+    def look_again(self) -> None:
+        """Forget what was found out: tests may have changed the path or the files."""
+        self._known.clear()
 
     def _inside(self, path: str) -> bool:
         return os.path.realpath(path).startswith(self.work + os.sep)

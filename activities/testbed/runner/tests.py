@@ -15,7 +15,7 @@ from .reporting import Reporting, Selection, leaving_out
 from .results import Results
 from .target import PutTreeFirst, Target, pytest_arguments
 
-MAX_CHILDREN = 40
+MAX_CHILDREN = 25
 """More crashes than this in one run end it: a suite in ruins proves nothing."""
 _STARTUP_MS = 60_000
 _PYTEST_MISSING = 71
