@@ -7,54 +7,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from activities.record.git import TRANSFER_TIMEOUT_S, Git, GitFailed, object_id, printable, require_git, server_command
-from activities.record.remotes import Protocol, Remote, check_ref, checked_out_refs, is_symbolic, parse_remote
+from activities.record import commits, transfer
+from activities.record.commits import CommitInfo
+from activities.record.git import Git, GitFailed, object_id, require_git
+from activities.record.remotes import Protocol, check_ref, parse_remote
+from activities.record.transfer import FetchedCommit, PushReceipt
 from activities.record.trees import EPOCH_MTIME, TreeEntry, cat_file, check_path, read_tree, write_tar
-from schemas.error import InfrastructureError, InputError, Refused
+from schemas.error import InfrastructureError, Refused
 from schemas.model import ZERO_ID
 
 LOCAL_ONLY: frozenset[Protocol] = frozenset({"file"})
-_PERSON = re.compile(r"[^<>\x00-\x1f\x7f]+ <[^<>\x00-\x20\x7f]+>\Z")
 _CACHED_DIGESTS = 50_000
 """About 12 MB: a large repository, whose steps then cost only what changed."""
-_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _DIFF_OPTIONS = (
     "--patch", "-r", "--full-index", "--binary", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
     "--diff-algorithm=myers", "--indent-heuristic", "--unified=3", "--inter-hunk-context=0", "--src-prefix=a/",
     "--dst-prefix=b/", "--no-relative", "--submodule=short", "--ignore-submodules=none",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FetchedCommit:
-    """``ref``: full name of the branch or tag, or the commit id where there is none. ``commit_time``: UTC seconds."""
-
-    commit: str
-    tree: str
-    commit_time: int
-    ref: str
-
-
-@dataclass(frozen=True)
-class CommitInfo:
-    """The headers of a commit. ``commit_time``: the committer's, in UTC seconds."""
-
-    commit: str
-    tree: str
-    parents: tuple[str, ...]
-    author: str
-    committer: str
-    commit_time: int
-    signed: bool
-    message: str
 
 
 @dataclass(frozen=True)
@@ -68,16 +43,6 @@ class Change:
     new_mode: str
     old_oid: str
     new_oid: str
-
-
-@dataclass(frozen=True)
-class PushReceipt:
-    """``already``: the ref was at the commit before we did anything."""
-
-    ref: str
-    commit: str
-    previous: str
-    already: bool
 
 
 class ObjectStore:
@@ -105,7 +70,7 @@ class ObjectStore:
 
     def ls_remote(self, repository: str, ref: str, allow: Collection[str] = LOCAL_ONLY) -> str | None:
         """The object id of exactly this full ref (or ``HEAD``), or None if the repository has no such ref."""
-        return self._references(parse_remote(repository, allow), (check_ref(ref),)).get(ref)
+        return transfer.head(self._git, parse_remote(repository, allow), check_ref(ref))
 
     def fetch(self, repository: str, ref: str, allow: Collection[str] = LOCAL_ONLY) -> FetchedCommit:
         """Bring a commit with its history into the store; it stays reachable for ever.
@@ -120,14 +85,7 @@ class ObjectStore:
             Refused: PROTOCOL_REFUSED, REPOSITORY_OWNER, OBJECTS_MALFORMED.
             InfrastructureError: FETCH_FAILED where the network may be at fault.
         """
-        remote = parse_remote(repository, allow)
-        name, wanted = (ref, ref) if _COMMIT.match(ref) else self._resolve(remote, check_ref(ref))
-        if not self._has_commit(wanted):
-            self._fetch(remote, wanted)
-        commit = self._peel(wanted)
-        self._git.run("update-ref", f"refs/gen4/fetched/{commit}", commit)
-        info = self.commit(commit)
-        return FetchedCommit(commit, info.tree, info.commit_time, commit if _COMMIT.match(name) else name)
+        return transfer.fetch(self._git, parse_remote(repository, allow), ref)
 
     def push(
         self, repository: str, commit: str, ref: str, expected_head: str, allow: Collection[str] = LOCAL_ONLY
@@ -144,41 +102,17 @@ class ObjectStore:
             Refused: TARGET_CHANGED, TARGET_CHECKED_OUT, TARGET_SYMBOLIC, NOT_FAST_FORWARD, PUSH_REJECTED, and what fetch raises.
             InfrastructureError: PUSH_FAILED when it is not known to have worked.
         """
-        remote = parse_remote(repository, allow)
-        if not check_ref(ref).startswith("refs/heads/"):
-            raise InputError("REF_INVALID", f"{ref} is not a branch", "send refs/heads/NAME")
-        object_id(commit)
-        object_id(expected_head)
-        head = self._references(remote, (ref,)).get(ref, ZERO_ID)
-        if head == commit:
-            return PushReceipt(ref, commit, expected_head, already=True)
-        if head != expected_head:
-            raise _changed(ref, head, expected_head)
-        self._refuse_backwards(commit, expected_head)
-        if remote.local is not None:
-            self._refuse_checked_out(remote, ref)
-        self._push(remote, commit, ref, expected_head)
-        return PushReceipt(ref, commit, expected_head, already=False)
+        return transfer.push(self._git, parse_remote(repository, allow), commit, ref, expected_head)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def commit(self, commit: str) -> CommitInfo:
         """Raises: InputError OBJECT_ID when the object is no commit; InfrastructureError OBJECT_MISSING."""
-        with cat_file(self._git) as objects:
-            kind, data = objects.read(commit)
-        if kind != "commit":
-            raise InputError("OBJECT_ID", f"{commit} is a {kind}, not a commit", "send the id of a commit")
-        return _parse_commit(commit, data)
+        return commits.read_commit(self._git, commit)
 
     def is_ancestor(self, commit: str, head: str) -> bool:
         """Whether ``head`` is ``commit`` or was built on it; both are in the store."""
-        try:
-            self._git.run("merge-base", "--is-ancestor", object_id(commit), object_id(head))
-        except GitFailed as error:
-            if error.status == 1:
-                return False
-            raise
-        return True
+        return commits.is_ancestor(self._git, commit, head)
 
     def entries(self, tree: str) -> list[TreeEntry]:
         """All files, links and gitlinks, sorted by path. Each tree object is hashed again on the way."""
@@ -324,23 +258,7 @@ class ObjectStore:
             InputError: PERSON_INVALID.
             InfrastructureError: TOOL_MISSING, GIT_FAILED when the key cannot sign.
         """
-        signer = shutil.which("ssh-keygen")
-        if signer is None:
-            raise InfrastructureError("TOOL_MISSING", "ssh-keygen is not on PATH", "install openssh-client")
-        people = {**_person("AUTHOR", author, date), **_person("COMMITTER", committer, date)}
-        ancestry = [word for parent in parents for word in ("-p", object_id(parent))]
-        # The options of git itself come before the command: Git.run puts them there through the environment.
-        environment = {
-            **people,
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": "gpg.ssh.program",
-            "GIT_CONFIG_VALUE_0": signer,
-        }
-        body = message.encode("utf-8").rstrip(b"\n") + b"\n"
-        arguments = ("commit-tree", object_id(tree), *ancestry, f"-S{signing_key.resolve()}", "-F", "-")
-        commit = self._git.run(*arguments, stdin=body, environment=environment).decode().strip()
-        self._git.run("update-ref", f"refs/gen4/sealed/{commit}", commit)
-        return commit
+        return commits.write_commit(self._git, tree, parents, message, author, committer, date, signing_key)
 
     # --- private -----------------------------------------------------------------------------------------------------
 
@@ -350,98 +268,6 @@ class ObjectStore:
             self._git.run("read-tree", object_id(base_tree), environment=environment)
             change(environment)
             return self._git.run("write-tree", environment=environment).decode().strip()
-
-    def _has_commit(self, oid: str) -> bool:
-        # A fetch that was cut short leaves objects but no ref, so the ref decides.
-        return (self._git.directory / "refs" / "gen4" / "fetched" / oid).is_file()
-
-    def _references(self, remote: Remote, patterns: Iterable[str]) -> dict[str, str]:
-        """Exact names → ids; ``HEAD`` of a symbolic head also yields the key ``HEAD@`` naming its branch."""
-        arguments = ["ls-remote", "--symref", *_upload(remote), "--end-of-options", remote.address, *patterns]
-        try:
-            output = self._git.run(*arguments, protocol=remote.protocol, timeout_s=TRANSFER_TIMEOUT_S)
-        except GitFailed as error:
-            raise _unreachable(remote, error) from error
-        found: dict[str, str] = {}
-        for line in output.decode("utf-8", "replace").splitlines():
-            value, _, name = line.partition("\t")
-            found[name + "@" if value.startswith("ref: ") else name] = value.removeprefix("ref: ")
-        return found
-
-    def _resolve(self, remote: Remote, ref: str) -> tuple[str, str]:
-        names = (ref,) if ref == "HEAD" or ref.startswith("refs/") else (f"refs/heads/{ref}", f"refs/tags/{ref}")
-        found = self._references(remote, [pattern for name in names for pattern in (name, name + "^{}")])
-        hits = [name for name in names if name in found]
-        if not hits:
-            raise InputError("REF_NOT_FOUND", f"the repository has no branch or tag {ref}", "check the name, or send a commit id")
-        if len(hits) > 1:
-            raise InputError("REF_AMBIGUOUS", f"{ref} is a branch and a tag", f"send {' or '.join(names)}")
-        oid = object_id(found.get(hits[0] + "^{}", found[hits[0]]))
-        if ref == "HEAD":
-            return found.get("HEAD@", oid), oid
-        return hits[0], oid
-
-    def _peel(self, oid: str) -> str:
-        try:
-            return self._git.run("rev-parse", "--verify", "--end-of-options", f"{oid}^{{commit}}").decode().strip()
-        except GitFailed as error:
-            raise InputError("REF_NOT_FOUND", f"{oid} is not a commit", "send a branch, a tag or the id of a commit") from error
-
-    def _fetch(self, remote: Remote, oid: str) -> None:
-        options = (
-            "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance", "--update-shallow",
-        )  # fmt: skip
-        arguments = ["fetch", *options, *_upload(remote), "--end-of-options", remote.address, f"{oid}:refs/gen4/fetched/{oid}"]
-        try:
-            self._git.run(*arguments, protocol=remote.protocol, timeout_s=TRANSFER_TIMEOUT_S)
-        except GitFailed as error:
-            if "fsck" in error.detail:
-                message = f"the history holds broken objects: {error.detail}"
-                raise Refused("OBJECTS_MALFORMED", message, "repair it: git fsck --strict names them") from error
-            if "not our ref" in error.detail:
-                raise InputError("REF_NOT_FOUND", f"the repository has no commit {oid}", "check the commit id") from error
-            raise _unreachable(remote, error) from error
-
-    def _refuse_backwards(self, commit: str, expected_head: str) -> None:
-        if expected_head == ZERO_ID:
-            return
-        try:
-            self._git.run("merge-base", "--is-ancestor", expected_head, commit)
-        except GitFailed as error:
-            message = f"{commit} does not follow {expected_head}"
-            raise Refused("NOT_FAST_FORWARD", message, "start again from the current head of the branch") from error
-
-    def _refuse_checked_out(self, remote: Remote, ref: str) -> None:
-        assert remote.local is not None
-        if ref in checked_out_refs(self._git, remote.local):
-            raise Refused(
-                "TARGET_CHECKED_OUT",
-                f"{ref} is checked out in a work tree of {remote.local.path}",
-                "check out another branch there, or name a bare repository",
-            )
-        if is_symbolic(remote.local, ref):
-            raise Refused("TARGET_SYMBOLIC", f"{ref} stands for another ref", "name the branch itself")
-
-    def _push(self, remote: Remote, commit: str, ref: str, expected_head: str) -> None:
-        lease = f"--force-with-lease={ref}:{'' if expected_head == ZERO_ID else expected_head}"
-        options = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no", "--no-signed", lease)
-        local = (f"--receive-pack={server_command('receive-pack')}",) if remote.local is not None else ()
-        address = str(remote.local.common) if remote.local is not None else remote.address
-        arguments = ("push", *options, *local, "--end-of-options", address, f"{commit}:{ref}")
-        failure: GitFailed | None = None
-        try:
-            self._git.run(*arguments, protocol=remote.protocol, timeout_s=TRANSFER_TIMEOUT_S)
-        except GitFailed as error:
-            failure = error
-        head = self._references(remote, (ref,)).get(ref, ZERO_ID)
-        if head == commit:
-            return
-        if head != expected_head:
-            raise _changed(ref, head, expected_head)
-        if failure is not None and re.search(rb"^!\t", failure.stdout, re.MULTILINE):
-            reason = f"{printable(failure.stdout)} {failure.detail}"
-            raise Refused("PUSH_REJECTED", reason, "allow the fabric to write this branch, or name another one")
-        raise InfrastructureError("PUSH_FAILED", failure.detail if failure else f"{ref} did not move", "see the message")
 
 
 def _create(path: Path) -> None:
@@ -461,55 +287,12 @@ def _create(path: Path) -> None:
                 raise  # not the race that we allow for
 
 
-def _upload(remote: Remote) -> tuple[str, ...]:
-    return (f"--upload-pack={server_command('upload-pack')}",) if remote.local is not None else ()
-
-
-def _unreachable(remote: Remote, error: GitFailed) -> InputError | InfrastructureError:
-    if remote.local is not None:
-        message = f"git cannot read {remote.local.path}: {error.detail}"
-        return InputError("REPOSITORY_NOT_FOUND", message, "check it with git fsck")
-    return InfrastructureError("FETCH_FAILED", error.detail, "check the URL, the network and the rights of the fabric's user")
-
-
-def _changed(ref: str, head: str, expected: str) -> Refused:
-    return Refused("TARGET_CHANGED", f"{ref} is at {head}, not at {expected}", "start a new remediation on the new head")
-
-
 def _refuse_edit(path: str, mode: str, modes: Mapping[str, str]) -> None:
     if mode not in {"100644", "100755"}:
         raise Refused("EDIT_REFUSED", f"{path!a} is a link or a submodule", "edit regular files only")
     parents = [path[:index] for index, char in enumerate(path) if char == "/"]
     if any(parent in modes for parent in parents) or any(other.startswith(path + "/") for other in modes):
         raise Refused("EDIT_REFUSED", f"{path!a} would take the place of a folder, or lie in a file", "choose another path")
-
-
-def _person(role: str, person: str, date: int) -> dict[str, str]:
-    if not _PERSON.match(person):
-        raise InputError("PERSON_INVALID", f"{person[:80]!a} is not 'Name <mail>'", "write Name <mail>, all printable")
-    name, _, mail = person.removesuffix(">").rpartition(" <")
-    return {f"GIT_{role}_NAME": name, f"GIT_{role}_EMAIL": mail, f"GIT_{role}_DATE": f"@{date} +0000"}
-
-
-def _parse_commit(commit: str, data: bytes) -> CommitInfo:
-    head, _, message = data.partition(b"\n\n")
-    fields: dict[str, list[str]] = {}
-    for line in head.decode("utf-8", "replace").split("\n"):
-        if not line.startswith(" "):  # a continuation, e.g. of the signature
-            name, _, value = line.partition(" ")
-            fields.setdefault(name, []).append(value)
-    author, committer = fields["author"][0], fields["committer"][0]
-    seconds = re.search(r"> (-?[0-9]+) [^>]*\Z", committer)
-    return CommitInfo(
-        commit=commit,
-        tree=fields["tree"][0],
-        parents=tuple(fields.get("parent", ())),
-        author=author[: author.rfind(">") + 1],
-        committer=committer[: committer.rfind(">") + 1],
-        commit_time=int(seconds.group(1)) if seconds else 0,
-        signed="gpgsig" in fields,
-        message=message.decode("utf-8", "replace"),
-    )
 
 
 def _parse_change(head: str, path: str) -> Change:

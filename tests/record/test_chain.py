@@ -285,8 +285,9 @@ from schemas.event import Actor, EventDraft
 from schemas.task import TraceKeys
 chain = EventChain(Store.open(sys.argv[1]))
 keys = TraceKeys(tenant_id="acme", trace_id="trace", session_id="session", task_id="task")
+actor = Actor(principal_id="p", kind="engine")
 for n in range(10_000):
-    chain.append(keys, Actor(principal_id="p", kind="engine"), EventDraft(kind="task.started", idempotency_key=str(n), payload={}))
+    chain.append(keys, actor, EventDraft(kind="task.started", idempotency_key=str(n), payload={}))
     print(n, flush=True)
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from activities.record import transfer
 from activities.record.objects import ObjectStore
 from schemas.error import InputError, Refused
 from schemas.model import ZERO_ID
@@ -95,7 +96,7 @@ def test_target_that_moves_between_look_and_push_is_refused(
     def move(*_: object) -> None:
         repository.git("push", "--quiet", str(bare.path), "main")
 
-    monkeypatch.setattr(objects, "_refuse_backwards", move)
+    monkeypatch.setattr(transfer, "refuse_backwards", move)
     with pytest.raises(Refused, match="TARGET_CHANGED"):
         objects.push(str(bare.path), fix.commit, "refs/heads/main", fix.base)
     assert bare.git("rev-parse", "main") == winner
