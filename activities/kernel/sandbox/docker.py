@@ -261,13 +261,7 @@ class DockerProcess(Supervised):
     def _abandoned(self, exited: float) -> bool:
         """The engine closes the stream after the last output, but not while input that nobody reads fills its pipes."""
         self._close_input()
-        if time.monotonic() - exited < CLOSE_TIMEOUT_S:
-            return False
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return True
-        return True
+        return time.monotonic() - exited >= CLOSE_TIMEOUT_S
 
     def _await_exit(self) -> None:
         client = self._connect()
@@ -306,7 +300,7 @@ class DockerProcess(Supervised):
             client.close()
 
     def _reap(self) -> int:
-        self._socket.close()  # nobody waits for us to read any more
+        self._hang_up()
         self._waiter.join(END_TIMEOUT_S)
         try:
             if self._exit_code is None:
@@ -319,6 +313,14 @@ class DockerProcess(Supervised):
         finally:
             _remove(self._client, self._container)
             self._client.close()
+
+    def _hang_up(self) -> None:
+        """The engine need not wait for us to read any more, and a sender that is blocked wakes up."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the engine was first
+        self._socket.close()
 
     _oom = False
 
