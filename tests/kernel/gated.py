@@ -119,9 +119,13 @@ class Scripted:
             workflow.continue_as_new(step["continue"])
         arguments = [broken() if value == "broken" else value for value in step["args"]]
         try:
+            if "local" in step:
+                return await workflow.execute_local_activity(
+                    step["call"], args=arguments, start_to_close_timeout=timedelta(seconds=30)
+                )
             return {"ok": await self._call(step["call"], arguments)}
-        except ActivityError as error:
-            cause = error.cause
+        except (ActivityError, ApplicationError) as error:  # a local activity fails without the envelope
+            cause = error.cause if isinstance(error, ActivityError) else error
             if not isinstance(cause, ApplicationError):
                 raise
             return {"code": cause.type, "final": cause.non_retryable, "details": list(cause.details), "message": cause.message}

@@ -87,6 +87,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
     "a phase that no person may start": ("Explore", FETCH, "POLICY_DENIED"),
     "a workflow type that is not ours": ("Strange", FETCH, "EXECUTION_UNKNOWN"),
     "a workflow type in another spelling": ("remediation", FETCH, "EXECUTION_UNKNOWN"),
+    "a local activity": ("Remediation", {**FETCH, "local": True}, "EXECUTION_UNKNOWN"),
     "a strange type and a strange name": ("Strange", {"call": "x", "args": []}, "EXECUTION_UNKNOWN"),
 }
 
