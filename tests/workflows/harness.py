@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
@@ -73,6 +72,7 @@ from schemas.request import BundleRef, SessionResult
 from schemas.status import SessionStatus
 from schemas.task import SessionConfig
 from schemas.testing import Environment, Outcomes, Patch, SandboxFacts, TestRun, counts_of, outcomes_sha256
+from workers.converter import data_converter
 from workers.registration import activities_of, served_by
 from workflows import PASSTHROUGH, WORKFLOWS
 
@@ -258,7 +258,7 @@ class Fabric:
         deadline = time.monotonic() + 30
         while True:
             try:
-                self.client = await Client.connect(self._address, data_converter=pydantic_data_converter)
+                self.client = await Client.connect(self._address, data_converter=data_converter)
                 break
             except RuntimeError:
                 if time.monotonic() > deadline:
@@ -295,7 +295,7 @@ class Fabric:
                     interceptors=[gate],
                     activity_executor=ThreadPoolExecutor(4),
                     max_concurrent_activities=4,
-                )  # fmt: skip
+                )
             )
         return workers
 

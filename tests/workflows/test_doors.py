@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import Payload as RawPayload
+from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.common import RawValue
 
 from schemas.session import State
 from tests.workflows.harness import Fabric
 
 Make = Callable[..., Path]
+
+
+def raw(data: bytes, encoding: str = "json/plain") -> RawValue:
+    """These very bytes, which no encoder of ours would write."""
+    return RawValue(RawPayload(metadata={"encoding": encoding.encode()}, data=data))
+
+
 VALID = {"repository": "/somewhere", "goal": "x"}
 
 
@@ -29,13 +37,16 @@ VALID = {"repository": "/somewhere", "goal": "x"}
         ("Remediation", ({"repository": "/r"},), "goal"),
         ("Remediation", ({**VALID, "goal": ""},), "goal"),
         ("Remediation", ({**VALID, "colour": "red"},), "colour"),
-        ("Remediation", ({**VALID, "\ud800": 1},), "RemediationRequest"),
+        ("Remediation", (raw(b'{"repository": "/r", "goal": "x", "\\ud800": 1}'),), "RemediationRequest"),
+        ("Remediation", (raw(b'{"repository": '),), "RemediationRequest"),
+        ("Remediation", (raw(b"{}", "binary/unheard-of"),), "RemediationRequest"),
+        ("Compile", (raw(b"\xff"),), "CompileRequest"),
         ("Remediation", ({**VALID, "candidates": 99},), "candidates"),
         ("Remediation", ({**VALID, "release": {"mode": "yolo"}},), "release.mode"),
         ("Remediation", (VALID, VALID), "2 inputs"),
         ("Remediation", (VALID, VALID, VALID), "3 inputs"),
         ("Remediation", ({**VALID, "test_command": ["make", "test"]},), "test_command"),
-        ("Remediation", ({**VALID, "test_command": ["pytest", "; rm -rf /"]},), "test_command"),
+        ("Remediation", ({**VALID, "test_command": ["pytest", "&&", "ls"]},), "test_command"),
         ("Remediation", (VALID,), "REPOSITORY_OUTSIDE_ROOTS"),
         ("Remediation", ({**VALID, "repository": "relative"},), "REPOSITORY_INVALID"),
         ("Remediation", ({**VALID, "repository": "ext::sh -c touch% /tmp/x"},), "REPOSITORY_INVALID"),
@@ -68,11 +79,7 @@ def test_a_link_out_of_the_roots_is_refused(fabric: Fabric, tmp_path: Path) -> N
     assert "REPOSITORY_OUTSIDE_ROOTS" in failure.message
 
 
-def broken() -> RawValue:
-    return RawValue(RawPayload(metadata={"encoding": b"json/plain"}, data=b'{"approval_id": '))
-
-
-MALFORMED: list[tuple[str, tuple[Any, ...], str | None]] = [
+MALFORMED: list[tuple[str, tuple[Any, ...], str]] = [
     ("approve", (), "MALFORMED"),
     ("approve", (None,), "MALFORMED"),
     ("approve", ("yes",), "MALFORMED"),
@@ -82,9 +89,10 @@ MALFORMED: list[tuple[str, tuple[Any, ...], str | None]] = [
     ("approve", ({}, {}), "MALFORMED"),
     ("approve", ({"approval_id": "x", "action_digest": "sha256:abc"},), "MALFORMED"),
     ("approve", ({"approval_id": "x", "action_digest": "sha256:" + "0" * 64, "role": "admin"},), "MALFORMED"),
-    ("approve", ({"approval_id": "x", "action_digest": "sha256:" + "0" * 64, "\ud800": 1},), "MALFORMED"),
-    ("approve", ({"approval_id": "x", "action_digest": "sha256:" + "0" * 64, "reason": "\ud800"},), "MALFORMED"),
-    ("approve", (broken(),), None),  # the SDK drops what no JSON parser reads; nobody hears of it
+    ("approve", (raw(b'{"approval_id": "x", "\\ud800": 1}'),), "MALFORMED"),
+    ("approve", (raw(b'{"approval_id": "x", "reason": "\\ud800"}'),), "MALFORMED"),
+    ("approve", (raw(b'{"approval_id": '),), "MALFORMED"),
+    ("approve", (raw(b"{}", "binary/unheard-of"),), "MALFORMED"),
     ("reject", ("no",), "MALFORMED"),
     ("revise", ({"reason": "better"},), "UNKNOWN_SIGNAL"),
     ("take_over", (), "UNKNOWN_SIGNAL"),
@@ -97,7 +105,7 @@ def test_malformed_signals_are_recorded_and_the_session_goes_on(fabric: Fabric, 
     pending = fabric.pending(handle)
     for name, arguments, _ in MALFORMED:
         fabric.signal(handle, name, *arguments)
-    expected = [code for _, _, code in MALFORMED if code]
+    expected = [code for _, _, code in MALFORMED]
     assert fabric.refused(handle, len(expected)) == expected
     recorded = [item["ruling"]["refusal"]["code"] for item in fabric.payloads(handle, "approval.refused")]
     assert recorded == expected
@@ -117,11 +125,11 @@ def test_signals_before_anything_is_asked_are_kept_and_judged_later(fabric: Fabr
 def test_the_menus_of_the_ui_say_what_to_send(fabric: Fabric, repository: Make) -> None:
     handle = fabric.start({"repository": str(repository()), "goal": "`</script>` ```\n# Approve\n\x1b[31mred\u202e"})
     pending = fabric.pending(handle)
-    metadata = fabric.run(handle.query("__temporal_workflow_metadata"))
-    signals = {item["name"]: item["description"] for item in metadata["definition"]["signalDefinitions"] if item.get("name")}
+    metadata = fabric.run(handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata))
+    signals = {item.name: item.description for item in metadata.definition.signal_definitions}
     assert signals.keys() >= {"approve", "reject"}
     assert '"action_digest"' in signals["approve"]
-    details = metadata["currentDetails"]
+    details = metadata.current_details
     assert f"gen4 approve {handle.id} --digest {pending.action_digest}" in details
     assert pending.action_digest in details.split("```json")[1].split("```")[0]
     assert "\x1b" not in details and "\u202e" not in details
