@@ -90,6 +90,8 @@ def _refuse_shared(folder: Path) -> None:
         raise _unsafe(folder, f"belongs to uid {info.st_uid}, not to uid {os.geteuid()}")
     if info.st_mode & 0o022:
         raise _unsafe(folder, f"may be written by others (mode {stat.S_IMODE(info.st_mode):04o})")
+    if info.st_mode & 0o077:
+        folder.chmod(0o700)  # ours, and written by nobody else: from now on not read by others either
 
 
 def _refuse_work_tree(root: Path) -> None:

@@ -74,3 +74,9 @@ def test_folder_that_leads_into_a_work_tree_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clone" / "inner").mkdir()
     (tmp_path / "short").symlink_to(tmp_path / "clone" / "inner")
     assert "work tree" in refused(tmp_path / "short" / "state")
+
+
+def test_folder_that_others_may_read_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o755)
+    Home.open(tmp_path / "state")
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
