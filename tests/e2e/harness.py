@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from temporalio.client import WorkflowQueryFailedError, WorkflowQueryRejectedError
+from temporalio.service import RPCError
+
+from schemas.error import Gen4Error
+from workers.client import connect
 
 IDENTITY = {
     "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@localhost", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@localhost",
@@ -94,15 +102,26 @@ class Fabric:
     def status(self) -> Any:
         return self.gen4("status", "--json").json
 
-    def wait_for(self, workflow_id: str, reached: Any, timeout: float = 120) -> Any:
-        """Poll ``gen4 session`` until ``reached(document)``; a command that fails meanwhile is asked again."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            done = self.gen4("session", workflow_id, "--json")
-            if done.code == 0 and reached(done.json):
-                return done.json
-            time.sleep(0.3)
-        raise AssertionError(f"{workflow_id} did not get there: {done.out} {done.err}")
+    def wait_for(self, workflow_id: str, reached: Any, timeout: float = 180) -> Any:
+        """Ask the session's status until ``reached(document)``; no answer, while a process restarts, is asked again."""
+
+        async def poll() -> Any:
+            latest: Any = None
+            deadline = time.monotonic() + timeout
+            while time.monotonic() < deadline:
+                try:
+                    client = await connect(self.status()["temporal_address"], "default")
+                    handle = client.get_workflow_handle(workflow_id)
+                    while time.monotonic() < deadline:
+                        latest = await handle.query("status", rpc_timeout=timedelta(seconds=5))
+                        if reached(latest):
+                            return latest
+                        await asyncio.sleep(0.1)
+                except (RPCError, Gen4Error, WorkflowQueryFailedError, WorkflowQueryRejectedError):
+                    await asyncio.sleep(0.3)
+            raise AssertionError(f"{workflow_id} did not get there: {json.dumps(latest, indent=1)}")
+
+        return asyncio.run(poll())
 
 
 def git(path: Path, *arguments: str) -> str:
