@@ -2,8 +2,8 @@
 
 Order, first source that has something wins within each step:
 
-1. Run-time dependencies: ``pyproject.toml`` ``[project]`` (or poetry's table), ``setup.cfg``, ``PKG-INFO``,
-   ``requirements.txt``. Where only ``setup.py`` knows them, ``needs_build`` says so and they are asked for in a sandbox.
+1. Run-time dependencies: ``pyproject.toml`` ``[project]`` (or poetry's table), ``setup.cfg``, ``PKG-INFO``. Where only
+   ``setup.py`` knows them, ``needs_build`` says so and they are asked for in a sandbox; else ``requirements.txt``.
 2. Test dependencies: the request's requirements; else what is named for tests, then ``tox.ini``, then what is named for
    development. Under each name: requirements files, extras, dependency groups (PEP 735), ``setup.cfg`` extras, groups of
    poetry and pdm.
@@ -92,7 +92,7 @@ def discover(files: Mapping[str, bytes], requested: tuple[str, ...] = (), built:
     Args:
         files: metadata files by path (see :func:`is_metadata`).
         requested: requirement lines of the request; they replace the repository's test dependencies.
-        built: core metadata made in a sandbox, where ``needs_build`` was said.
+        built: core metadata made in a sandbox, where ``needs_build`` was said; empty when that failed.
 
     Raises:
         InputError: REQUIREMENT_INVALID, METADATA_INVALID.
@@ -155,7 +155,8 @@ class _Source:
         self._pyproject = _toml(files, "pyproject.toml")
         self._setup = _ini(files, "setup.cfg")
         self._info = _core_metadata(files, built)
-        self._built = built is not None
+        self._built = bool(built)
+        self._may_build = built is None
         self._dynamic = set(_strings(self._project.get("dynamic")))
         self.project = self._name()
         self.needs_build = False
@@ -191,9 +192,9 @@ class _Source:
             return self.own_lines(plain, "PKG-INFO"), "PKG-INFO" if plain else ""
         if self._project and "dependencies" not in self._dynamic:
             return [], ""
-        if "requirements.txt" in self._files:
+        self.needs_build = self._may_build and ("setup.py" in self._files or "dependencies" in self._dynamic)
+        if "requirements.txt" in self._files and not self.needs_build:
             return self._requirements_file("requirements.txt"), "requirements.txt"
-        self.needs_build = "setup.py" in self._files or "dependencies" in self._dynamic
         return [], ""
 
     def _info_is_complete(self) -> bool:
@@ -465,7 +466,7 @@ def _parse_ini(text: str) -> dict[str, dict[str, str]]:
 def _core_metadata(files: Mapping[str, bytes], built: bytes | None) -> Any:
     # The root's PKG-INFO is that of an sdist; an egg-info holds the same, but may be stale in a checkout.
     candidates = sorted((path for path in files if path.endswith("PKG-INFO")), key=lambda path: (path.count("/"), path))
-    data = files[candidates[0]] if built is None and candidates else built
+    data = built or (files[candidates[0]] if candidates else None)
     if data is None:
         return None
     return HeaderParser().parsestr(data.decode("utf-8", "replace"))

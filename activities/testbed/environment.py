@@ -158,9 +158,8 @@ class Environments:
         resolution = _Resolution(self._builder, base, heartbeat)
         if found.needs_build:
             metadata = resolution.metadata(lambda out: self._objects.tar(tree, out))
-            if metadata is not None:
-                found = discover(files, requested, built=metadata)
-                refuse_newer_python(found.requires_python, base.python_version)
+            found = discover(files, requested, built=metadata or b"")
+            refuse_newer_python(found.requires_python, base.python_version)
         origin = found.origin
         try:
             chosen = resolution.wheels(found.requirements, found.constraints)

@@ -53,7 +53,7 @@ def read_report(lines: Iterable[bytes]) -> Report:
     """All lines of mode ``tests``.
 
     Raises:
-        HarnessBroken: an unknown kind, a result twice or without a start, anything after the end, a wrong count.
+        HarnessBroken: an unknown kind, a result twice, anything after the end, a wrong count.
     """
     report = Report()
     for line in lines:
@@ -65,9 +65,7 @@ def read_report(lines: Iterable[bytes]) -> Report:
 
 def _take(report: Report, line: dict[str, Any]) -> None:
     kind = line["kind"]
-    if kind == "start":
-        _nodeid(line)
-    elif kind == "outcome":
+    if kind == "outcome":
         nodeid, outcome = _nodeid(line), _outcome(line)
         if nodeid in report.outcomes:
             raise HarnessBroken("two outcomes of one test")

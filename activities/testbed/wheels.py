@@ -5,6 +5,7 @@ The same wheels give the same bytes, names, modes and times on every machine, so
 
 from __future__ import annotations
 
+import configparser
 import io
 import os
 import re
@@ -25,6 +26,13 @@ PROFILE = "wheels/1"
 """Version of these rules; part of every lock."""
 MAX_UNPACKED = 2 * 1024**3
 _TIME = 315_532_800  # 1980-01-01, the oldest that a zip archive can hold
+_COMMAND = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_ENTRY_POINT = re.compile(r"([A-Za-z_][\w.]*)\s*:\s*([A-Za-z_][\w.]*)(?:\s*\[.*\])?")
+_SCRIPT = """#!/usr/bin/env -S python3 -B -P
+import sys
+from {module} import {top}
+sys.exit({attribute}())
+"""
 _SCHEMES = {"purelib": "", "platlib": "", "data": "", "scripts": "bin"}
 
 
@@ -62,6 +70,7 @@ def install(wheels: Iterable[tuple[str, bytes]], folder: Path, project: OwnDistr
                 _write(archive, member, folder / target, executable=target.parts[0] == "bin")
     if project is not None:
         _describe_project(project, folder)
+    _write_scripts(folder)
     _settle(folder)
 
 
@@ -76,6 +85,24 @@ def _describe_project(project: OwnDistribution, folder: Path) -> None:
         if text:
             (info / name).write_text(text)
             (info / name).chmod(0o644)
+
+
+def _write_scripts(folder: Path) -> None:
+    """Commands of ``console_scripts``; they import from the tree first, like every child of a test."""
+    for file in sorted(folder.glob("*.dist-info/entry_points.txt")):
+        parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
+        parser.optionxform = str  # type: ignore[assignment,method-assign]
+        try:
+            parser.read_string(file.read_text("utf-8", "replace"))
+        except configparser.Error:
+            continue
+        for name, value in parser.items("console_scripts") if parser.has_section("console_scripts") else ():
+            match = _ENTRY_POINT.fullmatch(value.strip())
+            script = folder / "bin" / name
+            if match and _COMMAND.fullmatch(name) and not script.exists():
+                script.parent.mkdir(exist_ok=True)
+                script.write_text(_SCRIPT.format(module=match[1], attribute=match[2], top=match[2].partition(".")[0]))
+                script.chmod(0o755)
 
 
 def _members(filename: str, archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, PurePosixPath]]:

@@ -81,6 +81,8 @@ def test_what_only_setup_py_knows_needs_a_build_and_is_not_executed() -> None:
     assert found(bare | {"PKG-INFO": "Metadata-Version: 1.1\nName: a\n"}).needs_build
     built = discover({"setup.py": b""}, (), built=b"Metadata-Version: 2.1\nName: a\nRequires-Dist: six\n")
     assert (built.requirements, built.needs_build, built.project) == (("pytest", "six"), False, "a")
+    failed = discover({"setup.py": b"", "requirements.txt": b"six\n"}, (), built=b"")
+    assert (failed.requirements, failed.needs_build) == (("pytest", "six"), False)
 
 
 def test_the_projects_own_distribution_is_not_required() -> None:

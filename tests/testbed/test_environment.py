@@ -182,12 +182,13 @@ def test_the_projects_own_distribution_is_not_downloaded(bed: Any, monkeypatch: 
 
 def test_a_project_that_asks_for_its_own_version_gets_it(bed: Any) -> None:
     files = {
-        "pyproject.toml": '[project]\nname = "gen4-own"\nversion = "1.2"\n',
-        "gen4_own.py": "from importlib.metadata import version\n__version__ = version('gen4-own')\n",
-        "test_a.py": "import gen4_own\ndef test_a(): assert gen4_own.__version__ == '1.2'\n",
+        "pyproject.toml": '[project]\nname = "gen4-own"\nversion = "1.2"\n[project.scripts]\ngen4-own = "gen4_own:main"\n',
+        "gen4_own.py": "from importlib.metadata import version\n__version__ = version('gen4-own')\ndef main(): print('ran')\n",
+        "test_a.py": "import gen4_own, subprocess\ndef test_a(): assert gen4_own.__version__ == '1.2'\n"
+        "def test_command(): assert subprocess.check_output(['gen4-own', 'x']) == b'ran\\n'\n",
     }
     run, found = bed.run(bed.tree(files), prepare(bed, files))
-    assert (run.status, found) == ("passed", {"test_a.py::test_a": "passed"})
+    assert (run.status, found) == ("passed", {"test_a.py::test_a": "passed", "test_a.py::test_command": "passed"})
 
 
 def test_a_newer_python_is_refused_before_anything_is_fetched(bed: Any, monkeypatch: pytest.MonkeyPatch) -> None:

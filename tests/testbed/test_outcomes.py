@@ -287,7 +287,7 @@ def test_a_test_that_kills_every_process_it_sees(outcomes: Run) -> None:
 
 
 def test_a_test_that_closes_every_descriptor_is_an_error(outcomes: Run) -> None:
-    run, found = outcomes({"test_a.py": "import os\ndef test_a(): os.closerange(3, 300)\ndef test_b(): pass\n"})
+    _, found = outcomes({"test_a.py": "import os\ndef test_a(): os.closerange(3, 300)\ndef test_b(): pass\n"})
     assert found == {"test_a.py::test_a": "error", "test_a.py::test_b": "passed"}
 
 

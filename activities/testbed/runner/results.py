@@ -40,6 +40,11 @@ class Results:
     def in_test(self) -> bool:
         return self._test is not None
 
+    @property
+    def doing(self) -> str:
+        """What the child was last heard to do, for people."""
+        return self._test or (f"collecting {self._file}" if self._file else "pytest itself")
+
     def take(self, event: dict[str, Any]) -> None:
         """One report of the child."""
         kind = event["event"]
@@ -54,7 +59,6 @@ class Results:
             self._collected, self._file = True, ""
         elif kind == "start":
             self._test, self._phases = event["id"], []
-            self._host.send("start", id=self._test)
         elif kind == "phase":
             self._phase(event)
         elif kind == "done":

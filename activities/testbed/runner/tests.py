@@ -54,7 +54,9 @@ def _follow(child: Child, job: dict[str, Any], results: Results, ends_at: float)
             return results.give_up("HARNESS_BROKEN", str(error))
         except TimeoutError:
             if time.monotonic() >= ends_at:
-                return results.give_up("RUN_TIMEOUT", f"the run did not end within {job['wall_ms']} ms")
+                return results.give_up(
+                    "RUN_TIMEOUT", f"the run did not end within {job['wall_ms']} ms; it was at {results.doing}"
+                )
             return results.timed_out(job["test_ms"])
         if event is None:
             if child.status == _PYTEST_MISSING:
