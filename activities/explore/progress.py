@@ -17,6 +17,8 @@ class Progress(Payload):
     first_complete: int | None = None
     """``tried`` when the first complete patch was found."""
     first_partial: int | None = None
+    partial_at: int | None = None
+    """``consumed`` when the first partial patch was found."""
     elapsed_ms: int = 0
     """Of all attempts together."""
     verdicts: dict[str, int] = {}
@@ -44,7 +46,7 @@ MORE_MIN = 150
 """Edits that are tried after the first complete patch, at least …"""
 MORE_MAX = 1_500
 """… and at most: others found there are ranked beside it."""
-PARTIAL_MORE = 4_000
+PARTIAL_MORE = 1_500
 """Edits that are tried for a complete patch after a partial one was found."""
 
 

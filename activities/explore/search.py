@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Protocol
 
 from activities.explore.deciding import CandidateServer, Decided
-from activities.explore.progress import Progress, should_stop
+from activities.explore.progress import MORE_MIN, Progress, should_stop
 from activities.explore.space import Ranked, Space
 from activities.explore.splice import Splices
 from schemas.candidate import Candidate, StopReason
@@ -90,18 +90,24 @@ class Search:
 
     def _submit_ahead(self, edits: Iterator[Ranked]) -> None:
         while len(self._open) < AHEAD and (ranked := next(edits, None)) is not None:
-            targets = self._targets(ranked)
+            targets = self._targets(ranked, self.progress.consumed + len(self._open))
             sent = bool(targets) and self._compiles(ranked)
             if sent:
                 self.server.submit(self.progress.consumed + len(self._open) + 1, ranked.edit, targets)
             self._open.append((ranked, sent))
 
-    def _targets(self, ranked: Ranked) -> tuple[int, ...]:
-        """The failing tests to decide on: those that run the line. Named ones must all pass, so all must run it."""
+    def _targets(self, ranked: Ranked, position: int) -> tuple[int, ...]:
+        """The failing tests to decide on: those that run the line. Where all must pass, all must run it; none: not tried.
+
+        After a partial patch only complete ones are looked for. That begins behind the edits that were already submitted then,
+        so that a resumed search leaves out the same ones.
+        """
         if not ranked.covering:
             return tuple(range(len(self.goal.targets)))
         # A test that runs no product line in its own process (it may start others) says nothing about lines.
-        return ranked.covering if not self.goal.named or set(ranked.covering) >= self.space.covered else ()
+        partial_at = self.progress.partial_at
+        all_needed = self.goal.named or (partial_at is not None and position > partial_at + MORE_MIN)
+        return ranked.covering if not all_needed or set(ranked.covering) >= self.space.covered else ()
 
     def _compiles(self, ranked: Ranked) -> bool:
         module = self.space.module(ranked.edit.path)
@@ -133,7 +139,10 @@ class Search:
             return
         first = {"first_complete": self.progress.first_complete, "first_partial": self.progress.first_partial}
         name = "first_complete" if candidate.fix == "complete" else "first_partial"
-        first[name] = self.progress.tried if first[name] is None else first[name]
+        if first[name] is None:
+            first[name] = self.progress.tried
+            if name == "first_partial":
+                first["partial_at"] = self.progress.consumed
         self._update(found=(*self.progress.found, candidate), **first)
 
     def _update(self, **changes: object) -> None:

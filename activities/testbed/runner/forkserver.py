@@ -18,6 +18,7 @@ import os
 import select
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .child import BrokenReport, Child, Reporter
@@ -29,8 +30,11 @@ from .trial import Bounds, Trial, be_subreaper, end_process
 
 _STARTUP_S = 120.0
 _PYTEST_MISSING = 71
-_CPU_FLOOR_S = 1.0
-_CPU_FACTOR = 10.0
+_ENDLESS_S = 20.0
+_CPU_FLOOR_S = 0.5
+_OWN_FACTOR = 10.0
+_SLOWEST_FACTOR = 2.0
+_WALL_FACTOR = 5.0
 
 
 def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
@@ -82,13 +86,14 @@ def _zygote(job: dict[str, Any], report: Reporter, requests: int, to_zygote: int
         return _PYTEST_MISSING
     gc.freeze()
     server = _Server.start(job, target)
-    report("ready", **server.receive(time.monotonic() + _STARTUP_S + job["wall_ms"] / 1000))
+    calibration = server.receive(time.monotonic() + _STARTUP_S + job["wall_ms"] / 1000)
+    report("ready", **{name: value for name, value in calibration.items() if name != "times_ms"})
     lines = _Lines(requests)
     while (request := lines.next(None)) is not None:
         began = time.monotonic()
         answer = server.ask(request)
         if answer["verdict"] == "needs_import":
-            answer = _decide_by_import(job, target, request)
+            answer = _decide_by_import(job, target, calibration, request)
         report("verdict", id=request["id"], ms=round((time.monotonic() - began) * 1000, 2), **answer)
         if server.gone:
             server = _Server.start(job, target)
@@ -142,7 +147,7 @@ class _Server:
             answer = None
         if answer is None:
             self.stop()
-            return {"collected": 0, "calibrated": 0, "unsteady": [], "codes": ["HARNESS_BROKEN"]}
+            return {"collected": 0, "unsteady": [], "times_ms": {}, "codes": ["HARNESS_BROKEN"]}
         return answer
 
     def stop(self) -> None:
@@ -153,12 +158,16 @@ class _Server:
 class _Deciding:
     """What a fork with collected tests does with one edit: targets first, then everything that passed on base."""
 
-    def __init__(self, job: dict[str, Any], target: Target) -> None:
+    def __init__(self, job: dict[str, Any], target: Target, calibration: dict[str, Any] | None = None) -> None:
         self._job, self._work = job, target.work
         self._targets: list[str] = job["targets"]
         self._passing: list[str] = job["passing"]
-        self._ms: dict[str, float] = {}
-        self._unsteady: set[str] = set()
+        self._adopt(calibration or {"unsteady": [], "times_ms": {}})
+
+    def _adopt(self, calibration: dict[str, Any]) -> None:
+        self._unsteady = set(calibration["unsteady"])
+        self._ms: dict[str, float] = calibration["times_ms"]
+        self._slowest_ms = max((self._ms.get(nodeid, 0.0) for nodeid in self._passing), default=0.0)
 
     def serve(self, collected: Collected, requests: _Lines, answers: int) -> None:
         functions = Functions(self._work)
@@ -171,23 +180,23 @@ class _Deciding:
     def _calibrate(self, collected: Collected) -> dict[str, Any]:
         """Run everything unedited: how long tests take, and which do not do in a fork what they did in a run."""
         known = [nodeid for nodeid in self._passing if nodeid in collected.items]
+        targets = [nodeid for nodeid in self._targets if nodeid in collected.items]
+        times_ms: dict[str, float] = {}
         outcomes: dict[str, str] = {}
-        left = known
-        while left:
-            seen = 0
-            for done in Trial(collected, self._generous).run(left):
-                seen += 1
-                self._ms[done.nodeid] = done.ms
-                outcomes[done.nodeid] = done.outcome
-            left = left[max(seen, 1) :]
-        self._unsteady = {nodeid for nodeid in known if outcomes.get(nodeid) != "passed"}
-        for nodeid in self._targets:
-            if nodeid in collected.items:
-                for done in Trial(collected, self._generous).run([nodeid]):
-                    self._ms[nodeid] = done.ms
-                    if done.outcome == "passed":
-                        self._unsteady.add(nodeid)
-        return {"collected": len(collected.items), "calibrated": len(known), "unsteady": sorted(self._unsteady), "codes": []}
+        for left, bounds in ((known, self._generous), *(([nodeid], self._endless) for nodeid in targets)):
+            while left:
+                seen = 0
+                for done in Trial(collected, bounds).run(left):
+                    seen += 1
+                    outcomes[done.nodeid] = done.outcome
+                    # How long a test would have gone on says nothing about how long it needs once it is mended.
+                    times_ms[done.nodeid] = 0.0 if done.outcome == "timeout" else round(done.ms, 2)
+                left = left[max(seen, 1) :]
+        unsteady = {nodeid for nodeid in known if outcomes.get(nodeid) != "passed"}
+        unsteady |= {nodeid for nodeid in targets if outcomes.get(nodeid) == "passed"}
+        calibration = {"collected": len(collected.items), "unsteady": sorted(unsteady), "times_ms": times_ms, "codes": []}
+        self._adopt(calibration)
+        return calibration
 
     def _decide_by_swap(self, collected: Collected, functions: Functions, request: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -242,18 +251,25 @@ class _Deciding:
         seconds = self._job["test_ms"] / 1000
         return Bounds(cpu_s=seconds, wall_s=seconds, memory=self._job["memory_mb"] * 1024 * 1024 // 2)
 
+    def _endless(self, nodeid: str) -> Bounds:
+        bounds = self._generous(nodeid)
+        return replace(bounds, cpu_s=min(bounds.cpu_s, _ENDLESS_S), wall_s=min(bounds.wall_s, _ENDLESS_S))
+
     def _bounds(self, nodeid: str) -> Bounds:
-        # Most edits that make a test slow make it endless: it gets a multiple of its own time, not the user's limit.
+        # Most edits that make a test slow make it endless, so it gets a multiple of its own time, not the user's limit. A test
+        # that failed early may need longer once it is mended: as long as the slowest of the others do.
         allowed = self._job["test_ms"] / 1000
-        usual = self._ms.get(nodeid, 0.0) / 1000 * _CPU_FACTOR
+        usual = max(self._ms.get(nodeid, 0.0) * _OWN_FACTOR, self._slowest_ms * _SLOWEST_FACTOR) / 1000
         return Bounds(
             cpu_s=min(allowed, _CPU_FLOOR_S + usual),
-            wall_s=min(allowed, 5 * _CPU_FLOOR_S + 2 * usual),
+            wall_s=min(allowed, _WALL_FACTOR * _CPU_FLOOR_S + 2 * usual),
             memory=self._job["memory_mb"] * 1024 * 1024 // 2,
         )
 
 
-def _decide_by_import(job: dict[str, Any], target: Target, request: dict[str, Any]) -> dict[str, Any]:
+def _decide_by_import(
+    job: dict[str, Any], target: Target, calibration: dict[str, Any], request: dict[str, Any]
+) -> dict[str, Any]:
     """The edit is in the file while forks that have not yet imported the tree collect: the targets' files, then all."""
     file = os.path.join(target.work, request["path"])
     with open(file, "rb") as handle:
@@ -267,7 +283,7 @@ def _decide_by_import(job: dict[str, Any], target: Target, request: dict[str, An
         with open(file, "wb") as handle:
             handle.write(edited)
         asked = [job["targets"][index] for index in request["targets"]]
-        deciding = _Deciding(job, target)
+        deciding = _Deciding(job, target, calibration)
         answer = _in_fresh_fork(job, target, files_of(asked), lambda collected: deciding.on_targets(collected, request, None))
         if answer["verdict"] == "mends":
             mended = answer["mended"]

@@ -27,15 +27,19 @@ class LineRecorder:
         self.codes: set[CodeKey] = set()
 
     def observe(self, run: Callable[[], str]) -> tuple[str, dict[str, Any]]:
-        """Run, and return its outcome with the lines and code objects seen, paths relative to the tree."""
+        """Run, and return the outcome with what was seen."""
         self._hits, self.codes = {}, set()
         stop = self._monitor() if hasattr(sys, "monitoring") else self._trace()
         try:
             outcome = run()
         finally:
             stop()
+        return outcome, self.seen()
+
+    def seen(self) -> dict[str, Any]:
+        """Lines by path, relative to the tree, and code objects, of the test that runs or ran last."""
         lines = {os.path.relpath(path, self._prefix): sorted(found) for path, found in self._hits.items() if found}
-        return outcome, {"lines": lines, "codes": sorted(self.codes)}
+        return {"lines": lines, "codes": sorted(self.codes)}
 
     def _lines_of(self, code: CodeType) -> set[int] | None:
         """Where to record lines of ``code``; None when it is not recorded."""

@@ -7,6 +7,7 @@ Reports: ``spectrum`` {id, outcome, lines{path: [line]}} for each target, ``trac
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from .child import BrokenReport, Child, Reporter
@@ -18,6 +19,7 @@ from .trial import Bounds, Trial, be_subreaper
 
 _BEAT_S = 0.5
 _STARTUP_S = 120.0
+_ENDLESS_S = 20.0
 _PYTEST_MISSING = 71
 
 
@@ -83,8 +85,14 @@ class _Tracing:
         seconds = self._job["test_ms"] / 1000
         return Bounds(cpu_s=seconds, wall_s=seconds, memory=self._job["memory_mb"] * 1024 * 1024 // 2)
 
+    def _target_bounds(self, nodeid: str) -> Bounds:
+        bounds = self._bounds(nodeid)
+        return replace(bounds, cpu_s=min(bounds.cpu_s, _ENDLESS_S), wall_s=min(bounds.wall_s, _ENDLESS_S))
+
     def _trace_target(self, collected: Collected, nodeid: str, recorder: LineRecorder) -> None:
-        for done in Trial(collected, self._bounds, observe=recorder.observe).run([nodeid]):
+        # An endless test is cut short: the lines that it has run by then are the ones to suspect.
+        trial = Trial(collected, self._target_bounds, observe=recorder.observe, salvage=recorder.seen)
+        for done in trial.run([nodeid]):
             extra = done.extra or {"lines": {}, "codes": []}
             self._codes.update((path, line, name) for path, line, name in extra["codes"])
             self._report("spectrum", id=nodeid, outcome=done.outcome, lines=extra["lines"])

@@ -18,6 +18,7 @@ from typing import Any
 from .child import kill_descendants
 from .collected import Collected
 
+_SALVAGE_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
 _LINE_LIMIT = 16 * 1024 * 1024
 
@@ -42,7 +43,8 @@ class Done:
 
 
 class Trial:
-    """``prepare`` runs in the fork before the first test, ``observe`` around each test (start it, and get what it saw)."""
+    """``prepare`` runs in the fork before the first test, ``observe`` around each test (start it, and get what it saw);
+    ``salvage`` gives what was seen of a test that runs out of time."""
 
     def __init__(
         self,
@@ -50,8 +52,10 @@ class Trial:
         bounds: Callable[[str], Bounds],
         prepare: Callable[[], None] | None = None,
         observe: Callable[[Callable[[], str]], tuple[str, Any]] | None = None,
+        salvage: Callable[[], Any] | None = None,
     ) -> None:
-        self._collected, self._bounds, self._prepare, self._observe = collected, bounds, prepare, observe
+        self._collected, self._bounds, self._prepare = collected, bounds, prepare
+        self._observe, self._salvage = observe, salvage
 
     def run(self, nodeids: list[str], stop: Callable[[str], bool] = lambda outcome: False) -> Iterator[Done]:
         """Results in order; ends early behind an outcome for which ``stop`` is true."""
@@ -73,9 +77,14 @@ class Trial:
         current = nodeids[0] if nodeids else ""
         began = time.monotonic()
         deadline = began + self._bounds(current).wall_s + 1.0
+        asked_to_end = False
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([reading], [], [], left)[0]:
+                if not asked_to_end and self._salvage is not None:
+                    asked_to_end, deadline = True, time.monotonic() + _SALVAGE_S
+                    os.kill(pid, signal.SIGPROF)
+                    continue
                 yield Done(current, "timeout", (time.monotonic() - began) * 1000)
                 return
             data = os.read(reading, 1 << 16)
@@ -91,6 +100,8 @@ class Trial:
                     return
                 else:
                     yield Done(message["done"], message["outcome"], message["ms"], message.get("extra"))
+                    if message["outcome"] == "timeout":
+                        return
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         yield Done(current, "timeout" if status == -signal.SIGPROF else "crashed", (time.monotonic() - began) * 1000)
 
@@ -104,6 +115,8 @@ class Trial:
                 following = nodeids[index + 1] if index + 1 < len(nodeids) else None
                 bounds = self._bounds(nodeid)
                 _bound(bounds, first=index == 0)
+                if self._salvage is not None:
+                    signal.signal(signal.SIGPROF, functools.partial(_give_up, writing, nodeid, self._salvage))
                 _write(writing, {"start": nodeid})
                 began = time.monotonic()
                 run = functools.partial(self._collected.run, nodeid, following)
@@ -126,6 +139,11 @@ def _bound(bounds: Bounds, first: bool) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         limit = present + bounds.memory
         resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _give_up(writing: int, nodeid: str, salvage: Callable[[], Any], *_: object) -> None:
+    _write(writing, {"done": nodeid, "outcome": "timeout", "ms": 0.0, "extra": salvage()})
+    os._exit(0)
 
 
 def _write(descriptor: int, message: dict[str, Any]) -> None:

@@ -1,0 +1,4 @@
+"""Defaults."""
+
+FIRST_PAGE = 0
+PER_PAGE = 3
