@@ -121,6 +121,8 @@ def _decide(
             f"the pending request is {request.action_digest}",
             f"look again: gen4 approvals show {found.workflow_id}",
         )
+    if kind == "approve":
+        _refuse_inconsistent(review(request, local))
     pins = _pins(pin)
     signature = sign_decision(request, kind, reason, pins, key or local.home.keys / "operator")
     decision = Decision(
@@ -202,12 +204,21 @@ async def _send(found: Pending, kind: DecisionKind, document: dict[str, Any]) ->
     )
 
 
+def _refuse_inconsistent(seen: Review) -> None:
+    """Nobody signs what is not there, whatever text he copied the digest from."""
+    differs = [name for name, ok in seen.checks.items() if not ok]
+    if differs:
+        raise Refused("REVIEW_DIFFERS", f"not so: {'; '.join(differs)}", "reject it, and find out who asked for it")
+
+
 def _print_review(found: Pending, seen: Review) -> None:
     request, action = found.request, found.request.action
     show(f"{found.workflow_id}: {request.status}, {request.fix} fix, requested by {request.requester_id}")
     show(f"  deliver   {action.commit_id} → {action.target_ref} of {action.repository} ({action.mode})")
     show(f"  expects   {action.expected_head} there; undo: {action.revert}")
     show(f"  evidence  {action.bundle_digest}")
+    for line in seen.message.splitlines():
+        show(f"  message   {line}")
     for name, ok in seen.checks.items():
         show(f"  {'ok     ' if ok else 'DIFFERS'} {name}")
     for risk in request.residual_risk:

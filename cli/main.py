@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from cli import approvals, compiling, doctor, events, fabric, output, remediate, verify
 from schemas.error import Gen4Error
@@ -35,13 +35,13 @@ def run(arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="gen4", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return int(stop.exit_code)
-    except click.exceptions.Abort:
+    except typer.Abort:
         output.say("interrupted")
         return INTERRUPTED
-    except click.ClickException as error:
-        error.show(file=sys.stderr)
+    except TyperException as error:
+        output.say(f"{error.format_message()} (see `gen4 --help`)")
         return 2
     except KeyboardInterrupt:
         output.say("interrupted")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from typing import Any
 
 from pydantic import BaseModel
@@ -29,7 +30,17 @@ def show(text: str) -> None:
 def emit(document: BaseModel | dict[str, Any] | list[Any]) -> None:
     """The one JSON document of a ``--json`` command."""
     value = document.model_dump(mode="json", exclude_none=True) if isinstance(document, BaseModel) else document
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=isinstance(document, dict)) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=isinstance(document, dict))
+    sys.stdout.write("".join(char if char == "\n" or _visible(char) else _escaped(char) for char in text) + "\n")
+
+
+def _visible(char: str) -> bool:
+    return unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _escaped(char: str) -> str:
+    """As JSON writes it in ASCII: the same document, but nothing in it can steer a terminal."""
+    return json.dumps(char)[1:-1]
 
 
 def explain(error: Gen4Error, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from activities.evidence.keys import TRUST_FILE, load_trust
 from activities.evidence.verification import verify_bundle
+from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from cli.fabric import Json
 from cli.output import emit, show
@@ -48,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `gen4 verify evidence --trust trust.json --repository .`
         """
-        report = check(directory, trust or read_settings().home / "keys" / TRUST_FILE, repository)
+        report = check(directory, trust or Home.open(read_settings().home).keys / TRUST_FILE, repository)
         emit(report) if as_json else print_report(directory, report)
         raise typer.Exit(0 if report.verdict == "pass" else 1)
 

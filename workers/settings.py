@@ -46,7 +46,11 @@ class Settings(BaseSettings):
     @field_validator("home", "cache", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        # A relative one would be looked for in the working directory, which may be a cloned repository.
+        path = value.expanduser()
+        if not path.is_absolute():
+            raise ValueError(f"{value} is not an absolute path")
+        return path
 
     @field_validator("repository_roots", mode="before")
     @classmethod

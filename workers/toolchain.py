@@ -115,7 +115,9 @@ def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """The cache of the user, mode 0700. Raises InputError(CACHE_UNSAFE) when others could change what is in it."""
     state = environ.get("XDG_STATE_HOME", "")
     default = (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "gen4-cache"
-    cache = Path(environ.get("GEN4_CACHE") or default).expanduser().absolute()
+    cache = Path(environ.get("GEN4_CACHE") or default).expanduser()
+    if not cache.is_absolute():
+        raise InputError("CACHE_UNSAFE", f"{cache} is not an absolute path", "point GEN4_CACHE at a folder of your own")
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = cache.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
@@ -228,7 +230,9 @@ class _Search:
         found = shutil.which(self.recipe.name, path=self.environ.get("PATH", ""))
         if found is None:
             raise Unacceptable("none")
-        return self._examined(Path(found).absolute(), "path")
+        if not os.path.isabs(found):
+            raise Unacceptable(f"{found} was found by a relative entry of PATH")
+        return self._examined(Path(found), "path")
 
     def from_cache(self) -> Tool:
         binary = self.folder / self.recipe.name

@@ -24,8 +24,10 @@ from activities.kernel.gate import Gate
 from activities.record.home import Home
 from schemas.capability import WORKFLOW_QUEUE, Pool, queue_of
 from schemas.error import Gen4Error, InfrastructureError
+from schemas.text import plain
 from workers.client import connect
 from workers.fabric import ENDPOINTS, WORKER_READY, WORKER_REFUSED, FabricState, write_json, write_private
+from workers.logs import configure
 from workers.ports import Ports, open_ports
 from workers.registration import activities_of, check_registration, served_by
 from workers.settings import Settings, read_settings
@@ -96,6 +98,7 @@ async def _connected(endpoints: FabricState) -> Client:
 
 
 def main() -> int:
+    configure()
     settings = read_settings()
     refused = Home.open(settings.home).run / WORKER_REFUSED
     refused.unlink(missing_ok=True)
@@ -103,7 +106,7 @@ def main() -> int:
         asyncio.run(serve(settings))
     except Gen4Error as error:
         write_private(refused, str(error))
-        print(error, file=sys.stderr, flush=True)
+        print(plain(str(error)), file=sys.stderr, flush=True)
         return REFUSED_EXIT_CODE
     return 0
 

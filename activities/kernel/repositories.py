@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from schemas.error import InputError
+from activities.record.remotes import find_local
+from schemas.error import Gen4Error, InputError
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,22 @@ class RepositoryRules:
                 f"the repository lies outside the operator's roots ({listed})",
                 "move it there, or start the fabric with GEN4_REPOSITORY_ROOTS naming its folder",
             )
+        self._refuse_led_outside(path, roots)
         return path
+
+    def _refuse_led_outside(self, path: Path, roots: Sequence[Path]) -> None:
+        """A `.git` file may name any folder of this machine: what git would read must lie under a root too."""
+        try:
+            local = find_local(str(path))
+        except Gen4Error:
+            return  # no repository, or not ours: whoever reads it says so better
+        for folder in (local.git_directory, local.common):
+            if not any(folder.is_relative_to(root) for root in roots):
+                raise InputError(
+                    "REPOSITORY_OUTSIDE_ROOTS",
+                    f"the repository's git directory {folder} lies outside the operator's roots",
+                    "name the repository itself, or start the fabric with GEN4_REPOSITORY_ROOTS naming that folder too",
+                )
 
     def _admit_url(self, repository: str) -> Admitted:
         try:

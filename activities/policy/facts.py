@@ -18,9 +18,13 @@ MAX_TEXT_BYTES = 4 * 1024 * 1024
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"
 RUNNER_MODULES = frozenset(
-    {"pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "coverage", "pip", "setuptools"}
+    {
+        *("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "coverage", "pip", "setuptools"),
+        *("tomli", "exceptiongroup", "colorama", "attr", "attrs", "execnet", "xdist", "anyio", "hypothesis"),
+        *("_hypothesis_pytestplugin", "_hypothesis_globals", "_hypothesis_ftz_detector", "typeguard", "faker", "pyfakefs"),
+    }
 )
-"""Modules of the test runner and of what it imports before the target's own code."""
+"""Modules of the test runner, of what it imports before the target's own code, and of plugins not named ``pytest_*``."""
 
 _KINDS = {"100644": "regular", "100755": "regular", "100664": "regular", "120000": "symlink", "160000": "gitlink"}
 
