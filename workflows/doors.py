@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
 from temporalio.exceptions import ApplicationError
 
 from schemas.request import InvalidRequest, parse_request
@@ -12,7 +11,7 @@ from schemas.test_command import parse_test_command
 from schemas.testing import TestPlan
 from schemas.text import plain
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M")
 
 
 def accepted(model: type[M], request: Any, extra: tuple[Any, ...]) -> M:
