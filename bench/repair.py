@@ -1,6 +1,7 @@
 """Solve rate and times of the offline engine on pairs of a pair file: one JSON document on standard output.
 
 python -m bench.repair [--pairs FILE] [--unnamed] [ID …]
+python -m bench.repair --examples FOLDER      every folder in it is a tree whose failing tests are the targets
 """
 
 from __future__ import annotations
@@ -95,16 +96,34 @@ def main() -> int:
     parser.add_argument("--pairs", type=Path, default=DEFAULT_PAIRS)
     parser.add_argument("--unnamed", action="store_true", help="name no failing test: all that fail are targets")
     parser.add_argument("--wall-ms", type=int, default=300_000)
+    parser.add_argument("--examples", type=Path)
     parser.add_argument("ids", nargs="*")
     options = parser.parse_args()
+    return _examples(options) if options.examples else _pairs(options)
+
+
+def _examples(options: argparse.Namespace) -> int:
+    results: dict[str, Any] = {}
+    with open_bed() as bed:
+        for folder in sorted(path for path in options.examples.iterdir() if path.is_dir()):
+            results[folder.name] = report(*repair_tree(bed, folder, (), (), (), options.wall_ms))
+            print(json.dumps({folder.name: results[folder.name]}), file=sys.stderr)
+    return _print(results)
+
+
+def _pairs(options: argparse.Namespace) -> int:
     pairs = load_pairs(options.pairs)
     results: dict[str, Any] = {}
     with open_bed() as bed, tempfile.TemporaryDirectory(prefix="gen4-pairs-") as name:
         for pair_id in options.ids or sorted(pairs):
             results[pair_id] = _one(bed, pairs[pair_id], Path(name), options)
             print(json.dumps({pair_id: results[pair_id]}), file=sys.stderr)
+    return _print(results)
+
+
+def _print(results: dict[str, Any]) -> int:
     solved = sum(result["solved"] for result in results.values())
-    print(json.dumps({"solved": solved, "of": len(results), "pairs": results}, indent=2))
+    print(json.dumps({"solved": solved, "of": len(results), "results": results}, indent=2))
     return 0
 
 

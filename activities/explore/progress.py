@@ -42,9 +42,9 @@ def should_stop(progress: Progress, keep: int) -> bool:
     return False
 
 
-MORE_MIN = 150
+MORE_MIN = 60
 """Edits that are tried after the first complete patch, at least …"""
-MORE_MAX = 1_500
+MORE_MAX = 1_000
 """… and at most: others found there are ranked beside it."""
 PARTIAL_MORE = 1_500
 """Edits that are tried for a complete patch after a partial one was found."""

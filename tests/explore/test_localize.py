@@ -50,7 +50,8 @@ def test_lines_of_tests_are_never_suspects() -> None:
 @pytest.mark.parametrize(
     "path",
     ["setup.py", "conftest.py", "a/conftest.py", "test_x.py", "x_test.py", "tests/helper.py", "pkg/tests/tests.py",
-     "docs/conf.py", "noxfile.py", "pkg/data.json", "pkg/core.pyx", "/etc/x.py", "../x.py", "sitecustomize.py", "x.egg-info/y.py"],
+     "docs/conf.py", "noxfile.py",
+     "pkg/data.json", "pkg/core.pyx", "/etc/x.py", "../x.py", "sitecustomize.py", "x.egg-info/y.py"],
 )  # fmt: skip
 def test_not_product(path: str) -> None:
     assert not is_product(path)
