@@ -17,6 +17,7 @@ from typing import Any
 from activities.kernel.sandbox import probes
 from activities.kernel.sandbox.backends import BACKENDS
 from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend, SandboxProcess, SandboxSpec
+from activities.kernel.sandbox.rootfs import RootFilesystems, RootSource
 from schemas.error import Gen4Error
 from schemas.testing import Limits
 
@@ -87,6 +88,9 @@ def main() -> None:
             found = backend.probe(root)
             failed = [f"{one.name}: {one.detail}" for one in probes.failures(found)]
             answer = {"ran": [one.name for one in found], "failed": failed}
+        elif order.get("ask") == "build":
+            target = Path(order["target"])
+            answer = {"sha256": RootFilesystems(target.parent, RootSource()).build_tar(target)}
         elif order.get("ask") == "reap":
             answer = {"count": backend.reap(0)}
         else:

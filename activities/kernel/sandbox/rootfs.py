@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -27,6 +28,8 @@ from schemas.canonical import jcs_sha256
 from schemas.error import InfrastructureError
 
 from .apt_sources import matching_sources
+from .docker_build import OUTPUT, build_in_docker
+from .engine import answers, usual_host
 from .port import RootFilesystem
 from .unpack import unpack
 
@@ -36,6 +39,8 @@ BUILD_TIMEOUT_S = 900
 _CUSTOMIZE = (
     # Facts of the building machine stay out of the tar; the sandbox's user has a name.
     'rm -f "$1/etc/hostname" "$1/etc/resolv.conf" "$1/etc/passwd-" "$1/etc/group-" "$1/etc/shadow-" "$1/etc/gshadow-"',
+    # Written by the package tools while they run, and not the same everywhere; the sandbox never imports it.
+    'rm -rf "$1/usr/share/python3/debpython/__pycache__"',
     'mkdir -p "$1/work" "$1/env" "$1/gen4" "$1/home/gen4"',
     "printf 'gen4:x:10001:10001::/home/gen4:/bin/sh\\n' >> \"$1/etc/passwd\"",
     "printf 'gen4:x:10001:\\n' >> \"$1/etc/group\"",
@@ -141,9 +146,28 @@ class RootFilesystems:
                 "run: apt-get install mmdebstrap — or set GEN4_ROOTFS_TAR to a root filesystem made elsewhere",
             )
         with tempfile.TemporaryDirectory(prefix="gen4-rootfs-") as scratch:
-            mirrors = self._source.mirrors or matching_sources(self._recipe.suite, Path(scratch))
-            _run(self._recipe.command(target, mirrors), self._recipe.source_date_epoch)
+            sources = Path(scratch)
+            if can_build_directly():
+                mirrors = self._source.mirrors or matching_sources(self._recipe.suite, sources)
+                _run(self._recipe.command(target, mirrors), self._recipe.source_date_epoch)
+            else:
+                self._build_in_docker(target, sources)
         return _sha256(target)
+
+    def _build_in_docker(self, target: Path, folder: Path) -> None:
+        if not answers(usual_host()):
+            raise InfrastructureError(
+                "ROOTFS_BUILD_FAILED",
+                "an ordinary user needs a range of user ids or a Docker engine to make a root filesystem",
+                "run: sudo apt-get install uidmap (ids in /etc/subuid and /etc/subgid) — or start a Docker engine,"
+                " or set GEN4_ROOTFS_TAR to a root filesystem made elsewhere",
+            )
+        found = self._source.mirrors or matching_sources(self._recipe.suite, folder)
+        mirrors = tuple(one.replace(str(folder), OUTPUT) for one in found)
+        folder.chmod(0o755)  # the container's apt reads it as another user
+        command = self._recipe.command(Path(OUTPUT) / "root.tar", mirrors)
+        build_in_docker(usual_host(), command, self._recipe.source_date_epoch, folder, BUILD_TIMEOUT_S)
+        shutil.copyfile(folder / "root.tar", target)
 
     def _wanted(self) -> str:
         """Identifies what ``current()`` should be: the recipe, or the operator's file as it is now."""
@@ -210,6 +234,16 @@ class RootFilesystems:
         with open(self._folder / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def can_build_directly() -> bool:
+    """Whether mmdebstrap can change users itself: as root, or with ids that were given to this user."""
+    if os.geteuid() == 0:
+        return True
+    owners = {str(os.geteuid()), *(entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == os.geteuid())}
+    files = (Path("/etc/subuid"), Path("/etc/subgid"))
+    given = [{line.split(":")[0] for line in path.read_text().splitlines()} if path.is_file() else set() for path in files]
+    return all(owners & names for names in given) and shutil.which("newuidmap") is not None
 
 
 def installed_packages(root: Path) -> dict[str, str]:
