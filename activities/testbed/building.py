@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from packaging.utils import canonicalize_name
 
 from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
+from activities.testbed.discovery import CoreMetadata
 from activities.testbed.harness import collect, end_of, start
 from activities.testbed.protocol import HarnessBroken, parse_line
 from activities.testbed.resolving import Base, Sdist
@@ -72,10 +73,10 @@ class Builder:
             raise Refused("BUILD_FAILED", f"{sdist.filename} was built into a wheel of another project", "choose another version")
         return Built(filename, product)
 
-    def metadata(self, write: Callable[[BinaryIO], Any], tools: Path, heartbeat: Heartbeat) -> bytes | None:
+    def metadata(self, write: Callable[[BinaryIO], Any], tools: Path, heartbeat: Heartbeat) -> CoreMetadata | None:
         """Core metadata of a tree; None when its backend fails, for what it needs may be missing from a bare tree."""
         end, product = self._run("build", {"step": "metadata", "sdist": None, "last": True}, write, tools, heartbeat)
-        return product if end.get("ok") is True else None
+        return CoreMetadata(product, str(end.get("entry_points", ""))) if end.get("ok") is True else None
 
     def _run(
         self,

@@ -65,6 +65,14 @@ _DIRECT = re.compile(r"(git|hg|svn|bzr)\+|[a-z]+://|^(\.|/)|^file:|\.(whl|zip|ta
 
 
 @dataclass(frozen=True)
+class CoreMetadata:
+    """Made by the project's own build backend in a sandbox; empty when it failed."""
+
+    metadata: bytes = b""
+    entry_points: str = ""
+
+
+@dataclass(frozen=True)
 class Discovered:
     """``requirements`` and ``constraints`` are PEP 508 lines, sorted, without direct references."""
 
@@ -86,7 +94,7 @@ def is_metadata(path: str) -> bool:
     return any(fnmatch(path, pattern) and pattern.count("/") == depth for pattern in _METADATA)
 
 
-def discover(files: Mapping[str, bytes], requested: tuple[str, ...] = (), built: bytes | None = None) -> Discovered:
+def discover(files: Mapping[str, bytes], requested: tuple[str, ...] = (), built: CoreMetadata | None = None) -> Discovered:
     """Requirements of a tree.
 
     Args:
@@ -150,12 +158,12 @@ def refuse_newer_python(requires_python: str | None, base: str) -> None:
 class _Source:
     """The parsed metadata of one tree."""
 
-    def __init__(self, files: Mapping[str, bytes], built: bytes | None) -> None:
+    def __init__(self, files: Mapping[str, bytes], built: CoreMetadata | None) -> None:
         self._files = files
         self._pyproject = _toml(files, "pyproject.toml")
         self._setup = _ini(files, "setup.cfg")
-        self._info = _core_metadata(files, built)
-        self._built = bool(built)
+        self._info = _core_metadata(files, built.metadata if built else b"")
+        self._built = built or CoreMetadata()
         self._may_build = built is None
         self._dynamic = set(_strings(self._project.get("dynamic")))
         self.project = self._name()
@@ -202,7 +210,7 @@ class _Source:
         version = str(self._info.get("Metadata-Version") or "0")
         dynamic = {value.lower() for value in self._info.get_all("Dynamic") or []}
         recent = tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= (2, 2) and "requires-dist" not in dynamic
-        return self._built or recent or "Requires-Dist" in self._info or "setup.py" not in self._files
+        return bool(self._built.metadata) or recent or "Requires-Dist" in self._info or "setup.py" not in self._files
 
     def tests(self) -> tuple[list[Requirement], str]:
         for names in (TEST_NAMES, None, DEV_NAMES):
@@ -335,8 +343,10 @@ class _Source:
         return OwnDistribution(name=self.project, version=version, entry_points=self._entry_points())
 
     def _entry_points(self) -> str:
-        tables = {str(group): values for group, values in _table(self._project, "entry-points").items()}
-        tables |= {"console_scripts": self._project.get("scripts"), "gui_scripts": self._project.get("gui-scripts")}
+        tables: dict[str, Any] = dict(_parse_ini(self._built.entry_points))
+        tables |= {str(group): values for group, values in _table(self._project, "entry-points").items()}
+        for group, key in (("console_scripts", "scripts"), ("gui_scripts", "gui-scripts")):
+            tables |= {group: self._project[key]} if key in self._project else {}
         tables |= _parse_ini(_dedented(self._setup.get("options", {}).get("entry_points", "")))
         tables |= {group: dict(_pairs(text)) for group, text in self._setup.get("options.entry_points", {}).items()}
         lines = []
@@ -456,6 +466,7 @@ def _ini(files: Mapping[str, bytes], path: str) -> dict[str, dict[str, str]]:
 
 def _parse_ini(text: str) -> dict[str, dict[str, str]]:
     parser = configparser.RawConfigParser(strict=False, default_section="\0")
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # names of commands keep their case
     try:
         parser.read_string(text)
     except configparser.Error:
@@ -463,7 +474,7 @@ def _parse_ini(text: str) -> dict[str, dict[str, str]]:
     return {section: dict(parser.items(section)) for section in parser.sections()}
 
 
-def _core_metadata(files: Mapping[str, bytes], built: bytes | None) -> Any:
+def _core_metadata(files: Mapping[str, bytes], built: bytes) -> Any:
     # The root's PKG-INFO is that of an sdist; an egg-info holds the same, but may be stale in a checkout.
     candidates = sorted((path for path in files if path.endswith("PKG-INFO")), key=lambda path: (path.count("/"), path))
     data = built or (files[candidates[0]] if candidates else None)

@@ -25,7 +25,7 @@ from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.testbed import wheels
 from activities.testbed.building import Builder, archive_of
-from activities.testbed.discovery import Discovered, discover, is_metadata, refuse_newer_python
+from activities.testbed.discovery import CoreMetadata, Discovered, discover, is_metadata, refuse_newer_python
 from activities.testbed.resolving import Base, NoWheel, download_wheels, fetch_sdist
 from schemas.canonical import digest_of, jcs, jcs_sha256
 from schemas.error import Refused
@@ -158,7 +158,7 @@ class Environments:
         resolution = _Resolution(self._builder, base, heartbeat)
         if found.needs_build:
             metadata = resolution.metadata(lambda out: self._objects.tar(tree, out))
-            found = discover(files, requested, built=metadata or b"")
+            found = discover(files, requested, built=metadata or CoreMetadata())
             refuse_newer_python(found.requires_python, base.python_version)
         origin = found.origin
         try:
@@ -211,7 +211,7 @@ class _Resolution:
             self._builds += 1
             self._built.append(self._wheel_of(requirement, constraints, depth))
 
-    def metadata(self, write: Callable[..., object]) -> bytes | None:
+    def metadata(self, write: Callable[..., object]) -> CoreMetadata | None:
         """Core metadata of a tree, by its own build backend in a sandbox."""
         try:
             requires = self._builder.build_requires(write, None, self._heartbeat)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.testbed.discovery import Discovered, discover, is_metadata, refuse_newer_python
+from activities.testbed.discovery import CoreMetadata, Discovered, discover, is_metadata, refuse_newer_python
 from schemas.error import Gen4Error, InputError, Refused
 from schemas.testing import OwnDistribution
 
@@ -79,9 +79,9 @@ def test_what_only_setup_py_knows_needs_a_build_and_is_not_executed() -> None:
     bare = {"setup.py": "raise SystemExit"}
     assert found(bare).needs_build
     assert found(bare | {"PKG-INFO": "Metadata-Version: 1.1\nName: a\n"}).needs_build
-    built = discover({"setup.py": b""}, (), built=b"Metadata-Version: 2.1\nName: a\nRequires-Dist: six\n")
+    built = discover({"setup.py": b""}, (), built=CoreMetadata(b"Metadata-Version: 2.1\nName: a\nRequires-Dist: six\n"))
     assert (built.requirements, built.needs_build, built.project) == (("pytest", "six"), False, "a")
-    failed = discover({"setup.py": b"", "requirements.txt": b"six\n"}, (), built=b"")
+    failed = discover({"setup.py": b"", "requirements.txt": b"six\n"}, (), built=CoreMetadata())
     assert (failed.requirements, failed.needs_build) == (("pytest", "six"), False)
 
 

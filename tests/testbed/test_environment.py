@@ -157,11 +157,14 @@ try:
     requires = ["gen4-reached-the-host"]
 except OSError:
     requires = ["six"]
-setup(name="hostile", version="1", install_requires=requires, py_modules=["hostile"])
+setup(name="hostile", version="1", install_requires=requires, py_modules=["hostile"],
+      entry_points={{"console_scripts": ["Say=hostile:say"]}})
 """
     environment = prepare(bed, {"setup.py": source, "hostile.py": ""})
     names = {one.name for one in lock_of(bed, environment).wheels}
     assert "six" in names and "setuptools" not in names
+    own = lock_of(bed, environment).project
+    assert own and (own.name, own.version, own.entry_points) == ("hostile", "1", "[console_scripts]\nSay = hostile:say\n")
     assert not canary.exists() and not Path("/tmp/gen4-canary").exists() and not Path("~/gen4-canary").expanduser().exists()
 
 

@@ -15,6 +15,7 @@ import tarfile
 import time
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 from .child import BrokenReport, Child, Reporter
@@ -25,6 +26,8 @@ _DEFAULT_REQUIRES = ["setuptools", "wheel"]
 _DEFAULT_BACKEND = "setuptools.build_meta:__legacy__"
 _PIECE = 48 * 1024
 _MAX_PRODUCT = 512 * 1024 * 1024
+_ENTRY_POINTS = "entry_points.txt"
+_MAX_ENTRY_POINTS = 64 * 1024
 
 
 def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
@@ -50,8 +53,11 @@ def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
         return {"ok": False, "requires": said["requires"], "tail": tail}
     if said.get("event") != "built" or child.status != 0:
         return {"ok": False, "requires": [], "tail": tail}
-    _send_file(host, os.path.join(product, os.path.basename(said["file"])))
-    return {"ok": True, "requires": [], "filename": os.path.basename(said["file"]), "tail": tail}
+    name = os.path.basename(said["file"])
+    for piece in _pieces(os.path.join(product, name), _MAX_PRODUCT):
+        host.send("data", base64=base64.b64encode(piece).decode())
+    commands = b"".join(_pieces(os.path.join(product, _ENTRY_POINTS), _MAX_ENTRY_POINTS)) if job["step"] == "metadata" else b""
+    return {"ok": True, "requires": [], "filename": name, "entry_points": commands.decode("utf-8", "replace"), "tail": tail}
 
 
 def _in_child(job: dict[str, Any], source: str, system: dict[str, Any], product: str, report: Reporter) -> int:
@@ -70,13 +76,16 @@ def _in_child(job: dict[str, Any], source: str, system: dict[str, Any], product:
         return 0
     hook = getattr(backend, "prepare_metadata_for_build_wheel", None)
     if hook:
-        folder = hook(product, {})
-        os.replace(os.path.join(product, folder, "METADATA"), os.path.join(product, "METADATA"))
+        folder = os.path.join(product, hook(product, {}))
+        for name in ("METADATA", _ENTRY_POINTS):
+            if os.path.exists(os.path.join(folder, name)):
+                os.replace(os.path.join(folder, name), os.path.join(product, name))
     else:
         with zipfile.ZipFile(os.path.join(product, backend.build_wheel(product, {}, None))) as archive:
-            name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-            with open(os.path.join(product, "METADATA"), "wb") as file:
-                file.write(archive.read(name))
+            for name in archive.namelist():
+                if name.endswith((".dist-info/METADATA", f".dist-info/{_ENTRY_POINTS}")):
+                    with open(os.path.join(product, os.path.basename(name)), "wb") as file:
+                        file.write(archive.read(name))
     report("built", file="METADATA")
     return 0
 
@@ -131,11 +140,19 @@ def _unpack_sdist(work: str, name: str) -> str:
     return inner[0] if len(inner) == 1 else folder
 
 
-def _send_file(host: Host, path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+def _pieces(path: str, limit: int) -> Iterator[bytes]:
+    """The content of a product; nothing of one that is missing.
+
+    Raises:
+        ValueError: not a regular file, or larger than ``limit``.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_PRODUCT:
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
             raise ValueError("the product is not a regular file of bounded size")
         while piece := file.read(_PIECE):
-            host.send("data", base64=base64.b64encode(piece).decode())
+            yield piece
