@@ -159,7 +159,7 @@ class ControlActivities:
         if (action.tenant_id, action.session_id) != (who.keys.tenant_id, who.keys.session_id):
             raise Refused("ACTION_FOREIGN", "the action belongs to another session", "start a new remediation")
         if not approvers.principals:
-            raise Refused("NO_APPROVERS", "the configuration names no approver", "add one to keys/approvers.json in the home: [{\"principal\": …, \"public_key\": …}]")
+            raise Refused("NO_APPROVERS", "the configuration names no approver", "list one in keys/approvers.json of the home")
         if (action.policy_digest, action.approvers_digest) != (self._policy.policy_digest, approvers.digest):
             raise Refused("POLICY_CHANGED", "policy or approvers changed since intake", REFUSALS["POLICY_CHANGED"])
 
