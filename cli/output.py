@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 from typing import Any
@@ -17,21 +18,31 @@ progress = Console(stderr=True, highlight=False, soft_wrap=True)
 results = Console(highlight=False, soft_wrap=True)
 
 
+_CI_COMMAND = re.compile(r"^(\s*:)(?=:)|(#)(?=#)")
+"""What build servers read as a command to them: ``::name::`` at the start of a line, ``##[name]`` and ``##vso[`` anywhere."""
+
+
+def line(text: str) -> str:
+    """Foreign text as one inert line: for terminals, and for build servers that obey what a program prints."""
+    return _CI_COMMAND.sub(lambda found: found.group() + " ", plain(text))
+
+
 def say(text: str) -> None:
     """One line of progress. Foreign text in it is made inert."""
-    progress.print(plain(text), markup=False)
+    progress.print(line(text), markup=False)
 
 
 def show(text: str) -> None:
     """One line of result."""
-    results.print(plain(text), markup=False)
+    results.print(line(text), markup=False)
 
 
 def emit(document: BaseModel | dict[str, Any] | list[Any]) -> None:
     """The one JSON document of a ``--json`` command."""
     value = document.model_dump(mode="json", exclude_none=True) if isinstance(document, BaseModel) else document
     text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=isinstance(document, dict))
-    sys.stdout.write("".join(char if char == "\n" or _visible(char) else _escaped(char) for char in text) + "\n")
+    inert = "".join(char if char == "\n" or _visible(char) else _escaped(char) for char in text)
+    sys.stdout.write(inert.replace("##", "#\\u0023") + "\n")
 
 
 def _visible(char: str) -> bool:
@@ -48,6 +59,6 @@ def explain(error: Gen4Error, as_json: bool) -> None:
     if as_json:
         emit({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}})
     progress.print(f"[bold red]{error.code}[/]: ", end="")
-    progress.print(plain(error.message), markup=False)
+    progress.print(line(error.message), markup=False)
     if error.remedy:
-        progress.print("  → " + plain(error.remedy), markup=False)
+        progress.print("  → " + line(error.remedy), markup=False)
