@@ -9,7 +9,7 @@ import typer
 
 from cli.fabric import Json
 from cli.local import LocalStore, open_local
-from cli.output import emit, results, show
+from cli.output import emit, inert_json, results, show
 from schemas.error import InputError
 from workers.settings import read_settings
 
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
         session_id = session_of(local, id)
         for event, payload in local.chain.read(local.tenant_id, session_id):
             if event.kind == "trajectory.sealed":
-                results.file.write(local.blobs.get(str(payload["sha256"])).decode("utf-8"))
+                results.file.write(inert_json(local.blobs.get(str(payload["sha256"])).decode("utf-8")))
                 return
         raise InputError("NO_TRAJECTORY", f"{id} has no sealed trajectory", "it appears when Explore has ended")
 

@@ -41,8 +41,13 @@ def emit(document: BaseModel | dict[str, Any] | list[Any]) -> None:
     """The one JSON document of a ``--json`` command."""
     value = document.model_dump(mode="json", exclude_none=True) if isinstance(document, BaseModel) else document
     text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=isinstance(document, dict))
-    inert = "".join(char if char == "\n" or _visible(char) else _escaped(char) for char in text)
-    sys.stdout.write(inert.replace("##", "#\\u0023") + "\n")
+    sys.stdout.write(inert_json(text) + "\n")
+
+
+def inert_json(text: str) -> str:
+    """The same JSON documents, in which whatever could steer a terminal or a build server is escaped."""
+    shown = "".join(char if char == "\n" or _visible(char) else _escaped(char) for char in text)
+    return shown.replace("##", "#\\u0023")
 
 
 def _visible(char: str) -> bool:
@@ -50,7 +55,6 @@ def _visible(char: str) -> bool:
 
 
 def _escaped(char: str) -> str:
-    """As JSON writes it in ASCII: the same document, but nothing in it can steer a terminal."""
     return json.dumps(char)[1:-1]
 
 

@@ -70,6 +70,8 @@ def test_the_json_of_a_command_is_the_same_document_and_harmless(text: str) -> N
         output.emit({"goal": text})
     assert not steering(stream.getvalue()) and "##" not in stream.getvalue()
     assert json.loads(stream.getvalue()) == {"goal": text}
+    line = json.dumps({"output": text}, ensure_ascii=False, separators=(",", ":"))  # of a recorded trajectory
+    assert not steering(output.inert_json(line)) and json.loads(output.inert_json(line)) == {"output": text}
 
 
 @given(TEXT)
