@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,15 @@ from workers.toolchain import cache_directory
 @pytest.fixture(scope="session")
 def root() -> RootFilesystem:
     return RootFilesystems(cache_directory()).current()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter and write, which pytest's own never is."""
+    with tempfile.TemporaryDirectory(prefix="gen4-open-") as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        yield folder
 
 
 @pytest.fixture(scope="module", params=[(backend, user) for backend in BACKENDS for user in USERS], ids="-".join)

@@ -31,7 +31,9 @@ class Driver:
 
     def run(self, code: str, stdin: str = "", program: str | None = None, **limits: float) -> dict[str, Any]:
         order: dict[str, Any] = {"code": code, "stdin": stdin, "limits": {**DEFAULTS, **limits}}
-        return self.ask(order if program is None else {**order, "program": program})
+        answer = self.ask(order if program is None else {**order, "program": program})
+        assert answer.get("error", "SANDBOX_START_FAILED") in ("SANDBOX_START_FAILED", "SANDBOX_GONE"), answer
+        return answer
 
     def begin(self, line: str) -> None:
         assert self.process.stdin

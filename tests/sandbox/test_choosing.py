@@ -84,12 +84,9 @@ def test_an_unknown_program_is_no_bubblewrap(tmp_path: Path, own_root: RootFiles
     assert refused.value.code == "SANDBOX_UNAVAILABLE"
 
 
-def test_a_bubblewrap_that_fails_is_an_infrastructure_error(tmp_path: Path, own_root: RootFilesystem) -> None:
-    broken = tmp_path / "bwrap"
+def test_a_bubblewrap_that_fails_is_an_infrastructure_error(open_folder: Path, own_root: RootFilesystem) -> None:
+    broken = open_folder / "bwrap"
     broken.write_text("#!/bin/sh\necho 'no user namespaces' >&2\nexit 1\n")
-    tmp_path.chmod(0o755)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
     broken.chmod(0o755)
     with pytest.raises(InfrastructureError) as refused:
         BubblewrapBackend(str(broken)).probe(own_root)

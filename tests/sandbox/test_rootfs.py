@@ -54,15 +54,12 @@ def set_id(info: tarfile.TarInfo) -> None:
     info.mode = 0o6755
 
 
-def test_building_again_gives_the_same_bytes(root: RootFilesystem, tmp_path: Path, docker_host: str) -> None:
+def test_building_again_gives_the_same_bytes(root: RootFilesystem, open_folder: Path, docker_host: str) -> None:
     """The root in use was made on this machine; here an ordinary user makes it in Docker.
 
     Should packages have changed upstream in between, a third build decides.
     """
-    tmp_path.chmod(0o777)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
-    again = tmp_path / "again.tar"
+    again = open_folder / "again.tar"
     builder = start(root, "docker", "ordinary", docker_host)
     try:
         sha256 = builder.ask({"ask": "build", "target": str(again)})["sha256"]
@@ -70,9 +67,9 @@ def test_building_again_gives_the_same_bytes(root: RootFilesystem, tmp_path: Pat
         end(builder)
     assert sha256 == digest_of(again)
     if f"sha256:{sha256}" != root.digest:
-        unpack(again, tmp_path / "unpacked")
-        assert installed_packages(tmp_path / "unpacked") != installed_packages(root.path), "same packages, other bytes"
-        assert RootFilesystems(tmp_path, RootSource()).build_tar(tmp_path / "third.tar") == sha256
+        unpack(again, open_folder / "unpacked")
+        assert installed_packages(open_folder / "unpacked") != installed_packages(root.path), "same packages, other bytes"
+        assert RootFilesystems(open_folder, RootSource()).build_tar(open_folder / "third.tar") == sha256
 
 
 def digest_of(path: Path) -> str:

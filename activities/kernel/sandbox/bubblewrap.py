@@ -55,10 +55,12 @@ HARDENING = (
 )
 
 
-def _folders(spec: SandboxSpec, at: dict[str, str]) -> list[str]:
-    """The file system as options; order matters."""
+def _options(spec: SandboxSpec, at: dict[str, str]) -> list[str]:
+    """Environment and file system (order matters): what bubblewrap reads from a descriptor, as its command line can be
+    read from inside."""
     disk = DiskShares.of(spec.limits)
-    options = ["--ro-bind", at["root"], "/", "--proc", "/proc", "--dev", "/dev"]
+    options = [word for name, value in spec.env.items() for word in ("--setenv", name, value)]
+    options += ["--ro-bind", at["root"], "/", "--proc", "/proc", "--dev", "/dev"]
     for mode, size, target in (
         ("1777", disk.shm, "/dev/shm"),
         ("1777", disk.tmp, "/tmp"),
@@ -160,19 +162,16 @@ class BubblewrapBackend:
         uid = UID_FIRST + secrets.randbelow(UID_COUNT) if os.geteuid() == 0 else None
         at = folders if uid is None else {name: f"{launcher.STAGE}/{name}" for name in folders}
         order = {"parent": os.getpid(), "uid": uid, "folders": folders, "cpus": self._affinity(spec.limits)}
-        filter_fd = os.memfd_create("seccomp")
+        options = _options(spec, at)
+        filter_fd, options_fd = _in_memory(seccomp.bpf()), _in_memory(b"".join(os.fsencode(one) + b"\0" for one in options))
         status_read, status_write = os.pipe()
         block_read, block_write = os.pipe()
         group: cgroup.Group | None = None
         try:
-            os.write(filter_fd, seccomp.bpf())
-            os.lseek(filter_fd, 0, os.SEEK_SET)
             command = [sys.executable, "-I", "-S", "-B", str(LAUNCHER), json.dumps(order), self._bwrap(), *HARDENING]
             command += ["--seccomp", str(filter_fd), "--json-status-fd", str(status_write), "--block-fd", str(block_read)]
-            for name, value in spec.env.items():
-                command += ["--setenv", name, value]
-            command += [*_folders(spec, at), "--", *spec.argv]
-            popen = _STARTER.submit(_popen, command, (filter_fd, status_write, block_read)).result()
+            command += ["--args", str(options_fd), "--", *spec.argv]
+            popen = _STARTER.submit(_popen, command, (filter_fd, options_fd, status_write, block_read)).result()
             os.close(status_write)
             status_write = -1
             try:
@@ -192,7 +191,7 @@ class BubblewrapBackend:
                 raise InfrastructureError("SANDBOX_START_FAILED", str(error), "run `gen4 doctor`") from error
             raise
         finally:
-            for descriptor in (filter_fd, status_write, block_read, block_write):
+            for descriptor in (filter_fd, options_fd, status_write, block_read, block_write):
                 if descriptor >= 0:
                     os.close(descriptor)
 
@@ -346,6 +345,15 @@ class BubblewrapProcess(Supervised):
         elif self._inner is not None and tree_watch.supported():
             self._out_of_memory = self._out_of_memory or tree_watch.memory_exceeds(self._init, self._memory)
         return "memory" if self._out_of_memory else None
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor that reads ``data``."""
+    descriptor = os.memfd_create("gen4")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def _popen(command: list[str], inherited: Sequence[int]) -> subprocess.Popen[bytes]:

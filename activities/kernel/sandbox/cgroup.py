@@ -208,7 +208,7 @@ def _write(path: Path, value: int) -> None:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except FileNotFoundError:
+    except OSError:  # also ENODEV: the engine is just removing the group
         return ""
 
 
