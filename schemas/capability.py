@@ -34,6 +34,6 @@ class Capability(Generic[In, Out]):
     pool: Pool
     timeout: timedelta
     """Start-to-close ceiling; a call may ask for less."""
-    heartbeat: timedelta | None = None
-    """Required of every activity that may run longer than ten seconds."""
+    heartbeat: timedelta | None = timedelta(seconds=5)
+    """A dead worker is noticed after this long. The gate beats for every activity, so that none must do it by itself."""
     version: str = "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -45,7 +46,13 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, note: str = "") -> Iterator[None]:
-        """A stage lasts as long as the block, however it ends."""
+        """A stage lasts as long as the block, however it ends.
+
+        Raises:
+            asyncio.CancelledError: the workflow was cancelled while the step before ended by itself, which hides it.
+        """
+        if workflow.cancellation_reason() is not None:
+            raise asyncio.CancelledError
         index = len(self.stages)
         self.stages += (Stage(name=name, started_ms=now_ms(), note=note),)
         self._show()

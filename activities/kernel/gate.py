@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -22,7 +23,7 @@ from temporalio.client import Client
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput, Interceptor
 
 from activities.kernel.acting import Acting, as_acting
 from activities.kernel.admission import CHECKS, Call, Fact, Refusal
@@ -46,6 +47,9 @@ MAX_LINEAGE = 100
 
 UNEXPECTED_ATTEMPTS = 5
 """After so many attempts an error that nobody foresaw is final: it is a defect, and waiting does not mend it."""
+
+BEAT_S = 1.0
+"""A fifth of the heartbeat timeout that capabilities have unless they say otherwise."""
 
 RPC_TIMEOUT = timedelta(seconds=10)
 
@@ -77,7 +81,15 @@ class _Gated(ActivityInboundInterceptor):
         self._gate = gate
         self._recording = Recording(gate.store)
 
+    def init(self, outbound: ActivityOutboundInterceptor) -> None:
+        self._outbound = outbound
+        super().init(outbound)
+
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        async with _beating(self._outbound):
+            return await self._admit(input)
+
+    async def _admit(self, input: ExecuteActivityInput) -> Any:
         info = activity.info()
         inquiry = _Inquiry(self._gate, info, [value for value in input.args[0] if isinstance(value, RawValue)])
         call = Call(activity_type=info.activity_type, workflow_type=info.workflow_type)
@@ -114,6 +126,25 @@ class _Gated(ActivityInboundInterceptor):
             if not outcome.cancelled:
                 raise
         return _conclude(outcome, who)
+
+
+@asynccontextmanager
+async def _beating(outbound: ActivityOutboundInterceptor) -> AsyncIterator[None]:
+    """Tell the server that this attempt lives, whatever its implementation does: a dead worker is noticed within seconds."""
+
+    async def beat() -> None:
+        while True:
+            outbound.heartbeat()  # activity.heartbeat would wait for this very loop while a thread runs the activity
+            await asyncio.sleep(BEAT_S)
+
+    if not activity.info().heartbeat_timeout:
+        yield
+        return
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
 
 
 class _Inquiry:

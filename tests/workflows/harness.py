@@ -11,11 +11,13 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
@@ -94,6 +96,8 @@ class Bed:
     objects: ObjectStore
     hold: threading.Event = field(default_factory=threading.Event)
     """While it is set, runs of the suite wait (until they are cancelled)."""
+    deaf: bool = False
+    """Runs do not hear of a cancellation; they end by themselves."""
     runs: list[RunTests] = field(default_factory=list)
 
     @implements(PREPARE_ENVIRONMENT)
@@ -107,11 +111,9 @@ class Bed:
 
     @implements(RUN_TESTS)
     def run(self, request: RunTests) -> TestRun:
-        from temporalio import activity
-
-        while self.hold.is_set():
-            activity.heartbeat()
-            time.sleep(0.05)
+        with activity.shield_thread_cancel_exception() if self.deaf else nullcontext():
+            while self.hold.is_set():
+                time.sleep(0.05)
         self.runs.append(request)
         outcomes = self._outcomes(request)
         failed = any(outcome == "failed" for outcome in outcomes.values())
@@ -295,6 +297,7 @@ class Fabric:
                     interceptors=[gate],
                     activity_executor=ThreadPoolExecutor(4),
                     max_concurrent_activities=4,
+                    max_heartbeat_throttle_interval=timedelta(seconds=1),
                 )
             )
         return workers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,22 @@ def test_a_cancelled_session_cancels_its_children_and_is_recorded(fabric: Fabric
     closed = fabric.payloads(handle, "session.closed")
     assert [item["outcome"] for item in closed] == ["cancelled"]
     assert fabric.status(handle).state is State.CLOSED
+
+
+def test_a_cancellation_is_not_lost_where_a_step_ends_by_itself(fabric: Fabric, repository: Make) -> None:
+    fabric.bed.hold.set()
+    fabric.bed.deaf = True
+    try:
+        handle = fabric.start(ask(repository()))
+        fabric.wait(handle, lambda now: any(stage.name == "explore" for stage in now.stages))
+        fabric.run(handle.cancel())
+        time.sleep(1)
+        fabric.bed.hold.clear()
+        assert fabric.ended(handle) is WorkflowExecutionStatus.CANCELED
+    finally:
+        fabric.bed.hold.clear()
+        fabric.bed.deaf = False
+    assert "approval.requested" not in fabric.kinds(handle)
 
 
 def test_cancelling_while_waiting_cancels_the_request(fabric: Fabric, repository: Make) -> None:
