@@ -75,11 +75,12 @@ tool_marks(file) := union({named, suffixed, inside, inside_suffixed}) if {
 	inside_suffixed := {s | some f in file.folded; some s in data.patch.tool_folder_suffixes; endswith(f, s)}
 }
 
-lock_marks(file) := union({named, suffixed, matched}) if {
+lock_marks(file) := union({named, suffixed, matched, inside}) if {
 	name := name_of(file)
 	named := {name} & {n | some n in data.patch.lock_files}
 	suffixed := {s | some s in data.patch.lock_suffixes; endswith(name, s)}
 	matched := {p | some p in data.patch.lock_patterns; regex.match(p, name)}
+	inside := {f | some f in file.folded; f in data.patch.lock_folders; some s in data.patch.lock_folder_suffixes; endswith(name, s)}
 }
 
 findings contains {"rule_id": "patch.nonempty", "message": "the patch changes nothing"} if count(input.files) == 0

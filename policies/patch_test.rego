@@ -77,7 +77,7 @@ test_tool_files if {
 	every name in [
 		"conftest.py", "tests/conftest.py", "pytest.ini", "tox.ini", "setup.py", "setup.cfg", "pyproject.toml", "noxfile.py",
 		"makefile", "sitecustomize.py", "src/usercustomize.py", "x.pth", "a/b.so", "docs/codeowners", ".envrc",
-		".devcontainer/x.json", ".vscode/settings.json", "pkg.dist-info/metadata", "pkg.egg-info/entry_points.txt",
+		".devcontainer/x.json", ".vscode/settings.json", "pkg.dist-info/metadata", "pkg.egg-info/entry_points.txt", "pip.conf", "justfile",
 	] {
 		named(name) == all - {"patch.no_tool_files"}
 	}
@@ -86,14 +86,14 @@ test_tool_files if {
 test_lock_files if {
 	every name in [
 		"poetry.lock", "uv.lock", "requirements.txt", "requirements-dev.txt", "dev-requirements.txt", "constraints.txt", "pipfile",
-		"requirements.in", "pylock.toml", "pylock.dev.toml", "package-lock.json",
+		"requirements.in", "pylock.toml", "pylock.dev.toml", "package-lock.json", "requirements/base.txt", "ci/requirements/dev.in",
 	] {
 		named(name) == all - {"patch.no_lock_files"}
 	}
 }
 
 test_ordinary_files if {
-	every name in ["src/pkg/setup_tools.py", "tests/test_x.py", "README.md", "src/lock.py", "docs/requirements.md", "src/conftest_helper.py"] {
+	every name in ["src/pkg/setup_tools.py", "tests/test_x.py", "README.md", "src/lock.py", "docs/requirements.md", "src/conftest_helper.py", "requirements/readme.md"] {
 		named(name) == all
 	}
 }
