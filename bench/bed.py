@@ -43,7 +43,7 @@ class Bed:
                 "core.hooksPath=/dev/null",
                 "-c",
                 "core.autocrlf=false",
-                f"--work-tree={folder}",
+                f"--work-tree={folder.resolve()}",
                 f"--git-dir={name}/git",
             ]
             subprocess.run([*git, "init", "-q"], check=True)

@@ -38,10 +38,11 @@ def repair_tree(
     requirements: tuple[str, ...],
     named: tuple[str, ...],
     wall_ms: int,
+    limits: Limits,
     keep: int = 4,
 ) -> tuple[Exploration, dict[str, float]]:
     """Baseline, localisation and repair of the tree in ``folder``; the exploration and seconds by stage."""
-    tree, plan, limits = bed.tree_of(folder), parse_test_command(command), Limits()
+    tree, plan = bed.tree_of(folder), parse_test_command(command)
     seconds: dict[str, float] = {}
     began = time.monotonic()
 
@@ -106,7 +107,7 @@ def _examples(options: argparse.Namespace) -> int:
     results: dict[str, Any] = {}
     with open_bed() as bed:
         for folder in sorted(path for path in options.examples.iterdir() if path.is_dir()):
-            results[folder.name] = report(*repair_tree(bed, folder, (), (), (), options.wall_ms))
+            results[folder.name] = report(*repair_tree(bed, folder, (), (), (), options.wall_ms, Limits(test_ms=5_000)))
             print(json.dumps({folder.name: results[folder.name]}), file=sys.stderr)
     return _print(results)
 
@@ -134,7 +135,7 @@ def command_of(pair: Pair) -> tuple[str, ...]:
 def _one(bed: Bed, pair: Pair, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     tree = fetch_pair(pair, folder / pair.id)
     named = () if options.unnamed else pair.fail_to_pass
-    return report(*repair_tree(bed, tree, command_of(pair), pair.extra_requirements, named, options.wall_ms))
+    return report(*repair_tree(bed, tree, command_of(pair), pair.extra_requirements, named, options.wall_ms, Limits()))
 
 
 if __name__ == "__main__":

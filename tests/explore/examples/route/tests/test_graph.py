@@ -14,3 +14,4 @@ def test_same():
 def test_unreachable_in_a_circle():
     circle = {"a": ["b"], "b": ["c"], "c": ["b"]}
     assert distance(circle, "a", "z") is None
+    assert circle == {"a": ["b"], "b": ["c"], "c": ["b"]}
