@@ -32,7 +32,6 @@ class Decided:
     detail: str = ""
     how: Literal["swap", "import"] = "swap"
     """Whether functions got new code, or the module was imported anew."""
-    ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,6 @@ class ForkServer:
             _texts(message.get("mended")),
             str(message.get("detail", ""))[:_DETAIL_CHARS],
             "import" if message.get("how") == "import" else "swap",
-            float(message.get("ms", 0)),
         )
 
     def _receive(self, kind: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def test_a_bug_is_mended_in_its_file(bed: Bed, name: str) -> None:
 
 def test_a_bug_beyond_single_edits_is_reported_as_unsolved(bed: Bed) -> None:
     case = bed.case(files_below(EXAMPLES / "route"))
-    exploration = bed.repair(case, "example-route", wall_ms=8_000)
+    exploration = bed.repair(case, "example-route", wall_ms=4_000)
     assert exploration.candidates == ()
     assert exploration.stopped in ("wall_time", "exhausted") and exploration.message
 
@@ -246,7 +246,7 @@ def test_value():
 def test_what_only_holds_in_a_fork_is_not_a_candidate(bed: Bed) -> None:
     """The test demands to run in another process than it was collected in, as no fresh pytest process does."""
     case = bed.case(LEAKY)
-    exploration = bed.repair(case, "leaky", wall_ms=10_000)
+    exploration = bed.repair(case, "leaky", wall_ms=5_000)
     assert exploration.candidates == ()
 
 
