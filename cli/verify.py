@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from activities.evidence.keys import TRUST_FILE, load_trust
+from activities.evidence.reading import read_bundle
 from activities.evidence.verification import verify_bundle
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
@@ -17,11 +18,10 @@ from cli.fabric import Json
 from cli.output import emit, show
 from schemas.canonical import strict_json
 from schemas.error import InputError
+from schemas.evidence import STAMP
 from schemas.gates import GateReport
 from schemas.model import Door, GitId
 from workers.settings import read_settings
-
-STAMP_LIMIT = 4 * 1024 * 1024
 
 
 class GitIdOnly(Door):
@@ -71,9 +71,9 @@ def check(directory: Path, trust: Path, repository: Path | None) -> GateReport:
 def _base_commit(directory: Path) -> str | None:
     """The commit to fetch before the checks. Only a hint: what the stamp says is checked by the checks."""
     try:
-        stamp = strict_json((directory / "stamp.json").read_bytes()[:STAMP_LIMIT])
+        stamp = strict_json(read_bundle(directory).files[STAMP])
         return GitIdOnly(id=stamp["source"]["base_commit"]).id
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -156,3 +156,21 @@ def test_programs_are_not_found_in_the_working_directory(
         with pytest.raises(InfrastructureError, match="TOOL_MISSING"):
             locate("opa", environ={"PATH": path, "GEN4_CACHE": str(tmp_path / "cache")}, make=False)
     assert not hostile.mark.exists()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless", "folder"])
+def test_a_stamp_that_is_no_file_stops_nothing(hostile: Hostile, kind: str) -> None:
+    """With a repository the stamp is read for its base commit before anything is checked."""
+    bundle = hostile.clone / "bundle"
+    bundle.mkdir()
+    stamp = bundle / "stamp.json"
+    if kind == "fifo":
+        os.mkfifo(stamp)
+    elif kind == "endless":
+        stamp.symlink_to("/dev/zero")
+    else:
+        stamp.mkdir()
+    keys = Home.open(hostile.home).keys
+    ensure_trust(keys, load_signer(keys), (), 1)
+    done = hostile.run(str(SCRIPT), "verify", str(bundle), "--repository", str(hostile.clone))
+    assert done.returncode == 1 and "MEMBER" in done.stdout, done.stderr
