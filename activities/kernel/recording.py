@@ -11,14 +11,18 @@ from activities.kernel.acting import Acting
 from activities.kernel.admission import CHECKS, Call, Refusal
 from activities.kernel.identity import keys_of
 from activities.kernel.outcome import MESSAGE_CHARS, Outcome, is_effect
+from activities.record.approvals import Approvals
 from activities.record.chain import EventChain
 from activities.record.effects import Effects, StoredReceipt
 from activities.record.executions import ExecutionRow
 from activities.record.store import Store
+from schemas.approval import ApprovalRequest, ApprovalStatus
 from schemas.capability import Capability
 from schemas.error import Refused
 from schemas.event import Actor, EventDraft, EventKind
+from schemas.task import TraceKeys
 
+UNREDEEMED: tuple[ApprovalStatus, ...] = ("pending", "approved")
 ENGINE = Actor(principal_id="gen4", kind="engine")
 
 
@@ -29,6 +33,7 @@ class Recording:
         self._store = store
         self._chain = EventChain(store)
         self._effects = Effects(store)
+        self._approvals = Approvals(store)
 
     def refused(self, call: Call, who: Acting, refusal: Refusal) -> None:
         payload = {
@@ -71,7 +76,9 @@ class Recording:
         self._store.write(both)
 
     def reset(self, row: ExecutionRow, original_run_id: str) -> None:
-        """A reset run showed itself; once per run."""
+        """A reset run showed itself; once per run. Approvals of its session that were not redeemed are void (threats 6.3)."""
+        keys = keys_of(row, row.tenant_id)
+        open_approvals = [stored.request for stored in self._approvals.of_session(row.tenant_id, row.session_id)]
         draft = EventDraft(
             kind="execution.reset", task_id=row.task_id, idempotency_key=f"{row.run_id}/execution.reset",
             payload={
@@ -79,7 +86,24 @@ class Recording:
                 "generation": row.generation,
             },
         )  # fmt: skip
-        self._chain.append(keys_of(row, row.tenant_id), ENGINE, draft)
+
+        def together(connection: Connection) -> None:
+            self._chain.append(keys, ENGINE, draft, connection=connection)
+            for request in open_approvals:
+                self._revoke(connection, keys, request)
+
+        self._store.write(together)
+
+    def _revoke(self, connection: Connection, keys: TraceKeys, request: ApprovalRequest) -> None:
+        revoked = [
+            self._approvals.set_status(request.approval_id, status, "revoked", connection) for status in UNREDEEMED
+        ]
+        if any(revoked):
+            draft = EventDraft(
+                kind="approval.revoked", task_id=keys.task_id, idempotency_key=f"{request.approval_id}/approval.revoked",
+                payload={"approval_id": request.approval_id, "action_digest": request.action_digest, "code": "RUN_RESET"},
+            )  # fmt: skip
+            self._chain.append(keys, ENGINE, draft, connection=connection)
 
     def _append(
         self, connection: Connection | None, call: Call, who: Acting, kind: EventKind, payload: dict[str, Any]

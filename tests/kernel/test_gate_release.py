@@ -18,6 +18,7 @@ from tests.kernel.gated import TENANT, Forge, Gated, Server, gated
 from tests.policy.running import RunningOpa
 
 MINUTE = 60_000
+FETCH: dict[str, Any] = {"call": "forge.fetch_source", "args": [{"repository": "/r", "ref": "main"}]}
 
 
 def action(session_id: str) -> Action:
@@ -107,5 +108,22 @@ def test_a_delivery_that_began_in_time_may_read_back_what_it_did(server: Server,
         async with gated(server, folder, opa.engine, Forge(trouble=dies)) as it:
             answer = await outcome(it, {"deliver_in_ms": 1_000}, {})
             assert "ok" in answer and it.forge.names() == ["deliver", "deliver"]
+
+    asyncio.run(scenario())
+
+
+def test_a_reset_revokes_what_was_approved_and_not_redeemed(server: Server, opa: RunningOpa, folder: Path) -> None:
+    async def scenario() -> None:
+        async with gated(server, folder, opa.engine) as it:
+            handle = await it.start("Remediation", {"wait": True}, FETCH)
+            session = handle.first_execution_run_id or ""
+            approve(it, session, redeem=False)
+            await handle.signal("go", [])
+            await handle.result()
+            await it.client.get_workflow_handle(handle.id, run_id=await it.reset(handle)).result()
+            (stored,) = Approvals(it.store).of_session(TENANT, session)
+            assert stored.request.status == "revoked"
+            assert Approvals(it.store).pending(TENANT) == []
+            assert it.kinds(session).count("approval.revoked") == 1
 
     asyncio.run(scenario())
