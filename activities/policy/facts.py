@@ -26,6 +26,13 @@ RUNNER_MODULES = frozenset(
 )
 """Modules of the test runner, of what it imports before the target's own code, and of plugins not named ``pytest_*``."""
 
+_PATH = frozenset({"", "src"})
+"""Folders from which tests import product code by default."""
+_TEST_FOLDERS = frozenset({"test", "tests", "testing"})
+
+Import = tuple[str, str]
+"""A name, and the folder that must be on the path for it to be found."""
+
 _KINDS = {"100644": "regular", "100755": "regular", "100664": "regular", "120000": "symlink", "160000": "gitlink"}
 
 
@@ -100,8 +107,23 @@ def _file_facts(
         binary=binary,
         lfs=any(content is not None and content.startswith(LFS_MARK) for content in texts.values()),
         hidden=tuple(sorted({*hidden_characters(path), *hidden_characters(added)})),
-        shadows=tuple(sorted(name for name in (after.top_level(path) if new else set()) - before.names if is_taken(name))),
+        shadows=tuple(sorted(_shadows(after.top_level(path), before))) if new else (),
     )
+
+
+def _shadows(provided: set[Import], before: _Modules) -> Iterator[str]:
+    """Names that a file makes importable where something else was imported before: the runner's, or the target's own.
+
+    A copy of a product module beside the tests, or in ``src`` of a flat project, would be tested in its place.
+    """
+    for name, folder in provided:
+        places = before.places.get(name, set())
+        if (not places and is_taken(name)) or (places and folder not in places and _on_path(folder) and _PATH & places):
+            yield name
+
+
+def _on_path(folder: str) -> bool:
+    return folder in _PATH or not _TEST_FOLDERS.isdisjoint(fold(part) for part in folder.split("/"))
 
 
 def _content(side: Side, read: Callable[[str], bytes]) -> bytes | None:
@@ -147,25 +169,26 @@ class _Modules:
 
     def __init__(self, files: Mapping[str, Side]) -> None:
         self._packages = {path.rpartition("/")[0] for path in files if fold(path.rpartition("/")[2]) == "__init__.py"}
-        self.names: set[str] = set().union(*(self.top_level(path) for path in files)) if files else set()
+        self.places: dict[str, set[str]] = {}
+        for path in files:
+            for name, folder in self.top_level(path):
+                self.places.setdefault(name, set()).add(folder)
 
-    def top_level(self, path: str) -> set[str]:
-        """Folded names by which ``path`` could be imported without going through a regular package."""
+    def top_level(self, path: str) -> set[Import]:
+        """By which folded names, from which folders, ``path`` could be imported without going through a regular package."""
         folder, _, name = path.rpartition("/")
         parts = folder.split("/") if folder else []
-        found: set[str] = set()
         stem, _, suffix = fold(name).partition(".")
-        if suffix in ("py", "pyc", "pyd", "so") or suffix.endswith((".so", ".pyd", ".pyc")):
-            if stem == "__init__" and parts:
-                found |= self._outermost(parts[:-1], parts[-1])
-            else:
-                found |= self._outermost(parts, stem)
-        return found
+        if suffix not in ("py", "pyc", "pyd", "so") and not suffix.endswith((".so", ".pyd", ".pyc")):
+            return set()
+        if stem == "__init__":
+            return {self._outermost(parts[:-1], parts[-1])} if parts else set()
+        return {self._outermost(parts, stem)}
 
-    def _outermost(self, parents: list[str], name: str) -> set[str]:
+    def _outermost(self, parents: list[str], name: str) -> Import:
         while parents and "/".join(parents) in self._packages:
             name, parents = parents[-1], parents[:-1]
-        return {fold(name)}
+        return fold(name), "/".join(parents)
 
 
 def is_taken(module: str) -> bool:

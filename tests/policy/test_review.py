@@ -122,6 +122,9 @@ ATTACKS: dict[str, tuple[Files, set[str]]] = {
     "requirements": ({"requirements.txt": b"evil\n"}, {"no_lock_files"}),
     "shadowing the standard library": ({"src/json.py": b"x\n"}, {"no_shadowing"}),
     "shadowing the runner": ({"src/pytest/__init__.py": b"x\n"}, {"no_shadowing"}),
+    "a second copy beside the tests": ({"tests/shop.py": b"x\n"}, {"no_shadowing"}),
+    "a second copy as a package": ({"tests/unit/shop/__init__.py": b"x\n"}, {"no_shadowing"}),
+    "a second copy at the root": ({"shop/__init__.py": b"x\n"}, {"no_shadowing"}),
     "a plugin": ({"pytest_gen4.py": b"x\n"}, {"no_shadowing"}),
     "a case collision": ({"SRC/shop/other.py": b"x\n"}, {"no_collisions"}),
     "a path with a stream": ({"src/a:b.py": b"x\n"}, {"plain_paths"}),
@@ -141,7 +144,8 @@ def test_each_attack_is_denied_for_its_own_reason(review: Review, attack: str) -
 @pytest.mark.parametrize(
     "changes",
     [
-        {"src/shop/types.py": b"x\n"}, {"tests/test_new.py": b"def test(): pass\n"}, {"docs/x.md": "ä — ok\n".encode()},
+        {"src/shop/types.py": b"x\n"}, {"src/shop/shop.py": b"x\n"}, {"tools/shop.py": b"x\n"}, {"tests/price.py": b"x\n"},
+        {"tests/test_new.py": b"def test(): pass\n"}, {"docs/x.md": "ä — ok\n".encode()},
         {"run.sh": ("100755", b"#!/bin/sh\nexit 0\n")}, {"src/shop/price.py": b"x = 1\r\ny = 2\r\n"},
     ],
 )  # fmt: skip
