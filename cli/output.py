@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.text import Text
 
 from schemas.details import plain
 from schemas.error import Gen4Error
@@ -62,7 +63,7 @@ def explain(error: Gen4Error, as_json: bool) -> None:
     """An error for people on standard error and, with ``--json``, as the one document on standard output."""
     if as_json:
         emit({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}})
-    progress.print(f"[bold red]{error.code}[/]: ", end="")
+    progress.print(Text(line(error.code) + ": ", style="bold red"), end="")  # a code may come from a workflow
     progress.print(line(error.message), markup=False)
     if error.remedy:
         progress.print("  → " + line(error.remedy), markup=False)

@@ -18,6 +18,7 @@ from activities.forge.sealing import message_of
 from cli import output
 from schemas.approval import Action, ApprovalRequest
 from schemas.details import escaped, fenced, session_details, stage_details
+from schemas.error import Refused
 from schemas.model import ZERO_ID
 from schemas.session import State
 from schemas.status import SessionStatus, Stage
@@ -61,6 +62,17 @@ def test_a_terminal_gets_no_steering_character(
     output.emit({"goal": f"before{piece}after"})
     printed = capsys.readouterr().out
     assert not steering(printed) and json.loads(printed) == {"goal": f"before{piece}after"}
+
+
+@given(TEXT, TEXT)
+def test_an_error_of_somebody_else_is_shown_inert(code: str, message: str) -> None:
+    stream = io.StringIO()
+    usual, output.progress = output.progress, Console(file=stream, highlight=False, soft_wrap=True, color_system=None)
+    try:
+        output.explain(Refused(code + "[/]", message, message), False)
+    finally:
+        output.progress = usual
+    assert not steering(stream.getvalue()) and "[/]" in stream.getvalue() and stream.getvalue().count("\n") <= 2
 
 
 @given(TEXT)
