@@ -67,6 +67,13 @@ def measure(
         "targets": list(targets), "passing": [nodeid for nodeid, outcome in outcomes.items() if outcome == "passed"],
         "named": False, "memory_mb": limits.memory_mb,
     }  # fmt: skip
+    options = [argument for argument in plan.pytest_args if argument.startswith("-") or "=" in argument or ":" in argument]
+    arguments = [*options, *targets]
+
+    def fresh_times() -> list[float]:
+        return _fresh(bed, tree, environment.environment_digest, plan.python_path, arguments, limits, fresh // 2)
+
+    pristine = fresh_times()
     forked: dict[str, list[float]] = {"swap": [], "import": []}
     with bed.testbed.session(tree, environment, plan, limits, "forkserver", job) as process:
         server = ForkServer(process, beat)
@@ -77,8 +84,7 @@ def measure(
             decided = server.next()
             if decided.verdict == "fails":
                 forked[decided.how].append((time.perf_counter() - began) * 1000)
-    ids = [argument for argument in plan.pytest_args if argument.startswith("-") or "=" in argument or ":" in argument]
-    pristine = _fresh(bed, tree, environment.environment_digest, plan.python_path, [*ids, *targets], limits, fresh)
+    pristine += fresh_times()  # before and behind, because the load of the machine changes
     every = forked["swap"] + forked["import"]
     return {
         "targets": len(targets), "candidates": len(every),
