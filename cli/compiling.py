@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,9 +38,7 @@ def register(app: typer.Typer) -> None:
     def compile_patch(
         repository: RepositoryOption,
         base: Annotated[str, typer.Option(help="Commit or ref that the patch applies to.")],
-        patch: Annotated[
-            Path, typer.Option(exists=True, dir_okay=False, allow_dash=True, help="A git diff; - reads standard input.")
-        ],
+        patch: Annotated[Path, typer.Option(help="A git diff; - reads standard input.")],
         out: Annotated[Path, typer.Option(help="Folder for the Evidence Bundle; must not exist yet.")],
         test: TestOption = "",
         requirements: RequirementsOption = None,
@@ -66,7 +66,11 @@ def register(app: typer.Typer) -> None:
 
 
 def _read(path: Path) -> str:
-    data = typer.get_binary_stream("stdin").read(PATCH_LIMIT + 1) if str(path) == "-" else path.read_bytes()
+    try:
+        with nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as file:
+            data = file.read(PATCH_LIMIT + 1)
+    except OSError as error:
+        raise InputError("PATCH_NOT_FOUND", f"cannot read {path}: {error.strerror}", "name a file with a git diff") from error
     if len(data) > PATCH_LIMIT:
         raise InputError("PATCH_TOO_LARGE", f"a patch may have {PATCH_LIMIT} bytes", "split the change")
     try:

@@ -128,7 +128,7 @@ def git(path: Path, *arguments: str) -> str:
     done = subprocess.run(
         ["git", "-C", str(path), *arguments], env=os.environ | IDENTITY, capture_output=True, text=True, check=True
     )
-    return done.stdout.strip()
+    return done.stdout.rstrip("\n")
 
 
 def write_repository(path: Path, files: dict[str, str]) -> None:
