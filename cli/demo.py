@@ -42,7 +42,7 @@ from workers.settings import Settings, read_settings, state_directory
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "demo"
 PAIRS = ROOT / "deploy" / "demo" / "pairs.json"
-DEFAULT_PAIR = "tinydb__3.12.0__3.12.1"
+DEFAULT_PAIR = "voluptuous__0.12.1__0.12.2"
 MARKER = "made-by-gen4-demo"
 GIT_ENVIRONMENT = {
     "PATH": os.environ.get("PATH", os.defpath), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
