@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 import struct
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,13 +61,31 @@ def test_with_the_network_of_the_host_it_is_refused(unprobed: RootFilesystem, mo
     assert "network (" in refusal(unprobed)
 
 
-def test_with_the_processes_of_the_host_it_is_refused(unprobed: RootFilesystem, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = bubblewrap._folders
+LEAKY = """#!/bin/sh
+left=$#
+while [ $left -gt 0 ]; do
+    word=$1; shift; left=$((left - 1))
+    if [ "$word" = -- ] && [ -z "$told" ]; then told=1; set -- "$@" --ro-bind /proc /proc; fi
+    set -- "$@" "$word"
+done
+exec {bwrap} "$@"
+"""
+"""A program of the same name and version that shows the host's /proc."""
 
-    def exposed(spec: bubblewrap.SandboxSpec, at: dict[str, str]) -> list[str]:
-        options = usual(spec, at)
-        place = options.index("--proc")
-        return [*options[:place], "--ro-bind", "/proc", "/proc", *options[place + 2 :]]
 
-    monkeypatch.setattr(bubblewrap, "_folders", exposed)
+@pytest.fixture
+def leaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    real = shutil.which("bwrap")
+    assert real is not None
+    with tempfile.TemporaryDirectory(prefix="gen4-leaky-", dir="/var/tmp") as folder:  # the launcher covers /tmp
+        program = Path(folder) / "bwrap"
+        program.write_text(LEAKY.format(bwrap=real))
+        program.chmod(0o755)
+        Path(folder).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        yield
+
+
+@pytest.mark.usefixtures("leaky")
+def test_with_the_processes_of_the_host_it_is_refused(unprobed: RootFilesystem) -> None:
     assert "host_proc (" in refusal(unprobed)
