@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.control.approvers import sign_decision
 from cli import session
@@ -189,7 +190,14 @@ async def _send(found: Pending, kind: DecisionKind, document: dict[str, Any]) ->
     handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(found.workflow_id, run_id=found.request.run_id)
     before = await session.status_of(handle)
     known = len(before.refused) if before else 0
-    await handle.signal(kind, document)
+    try:
+        await handle.signal(kind, document)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        outcome = f" with {before.result.outcome}" if before and before.result else ""
+        remedy = f"see `gen4 session {found.workflow_id}`; to change the outcome, start a new remediation"
+        raise Refused("ALREADY_FINAL", f"the session has ended{outcome}: nothing waits for a decision", remedy) from error
     deadline = asyncio.get_running_loop().time() + ANSWER_TIMEOUT_S
     while asyncio.get_running_loop().time() < deadline:
         now = await session.status_of(handle)

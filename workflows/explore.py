@@ -31,6 +31,8 @@ from workflows.progress import Progress, label
 from workflows.verdicts import remedy_for
 
 NO_TESTS_CODE = "TESTS_NONE_COLLECTED"
+LIMIT_CODES = frozenset({"RUN_TIMEOUT", "MEMORY_LIMIT", "OUTPUT_LIMIT"})
+"""A suite that ran into a limit of the sandbox has tests; that none of their results arrived is another matter."""
 
 
 @workflow.defn(name="Explore")
@@ -155,7 +157,7 @@ def _codes(exploration: Exploration, baseline: TestRun, denied: int) -> tuple[st
         return baseline.codes or ("INFRASTRUCTURE",)
     match exploration.stopped:
         case "no_tests":
-            return ("NO_TESTS",)
+            return tuple(code for code in baseline.codes if code in LIMIT_CODES) or ("NO_TESTS",)
         case "no_failing_test":
             return ("NO_FAILING_TEST",)
         case _ if denied:

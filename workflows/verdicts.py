@@ -17,6 +17,8 @@ REMEDIES = {
     "REG_TEST_LOST": "keep every test passing that passed before",
     "RUNS_DISAGREE": "make the named tests give the same outcome every time",
     "TEST_TIMEOUT": "make the named tests end within their time limit",
+    "MEMORY_LIMIT": "find the test that needs so much memory, and leave it out with test_command",
+    "OUTPUT_LIMIT": "find the test that writes so much, and leave it out with test_command",
     "RUN_TIMEOUT": "name a part of the suite with test_command, so that it ends within the time limit",
 }
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pydantic import TypeAdapter
 
 from activities.explore.deciding import ForkServer
-from activities.explore.product import files_of
+from activities.explore.product import files_of, is_product
 from activities.explore.progress import ranked
 from activities.explore.recording import RecordedSearch, Stores
 from activities.explore.search import Goal, Search
@@ -50,7 +50,7 @@ class Repairing:
         suspects = _SUSPECTS.validate_python(self._stores.blobs.get_json(request.localization.ranking))
         space = Space(suspects, self._read, files_of(list(self._outcomes)))
         if not space.units:
-            return _nothing("no_suspects", "the failing tests run no line of product code")
+            return _nothing("no_suspects", _why_no_unit(suspects, files_of(list(self._outcomes))))
         goal = Goal(targets, bool(request.named_targets), request.keep, request.wall_ms)
         return self._search(goal, space, suspects)
 
@@ -108,6 +108,14 @@ class Repairing:
         return limits.model_copy(
             update={"wall_ms": self._request.wall_ms + _WALL_MARGIN_MS, "output_bytes": max(limits.output_bytes, _OUTPUT_BYTES)}
         )
+
+
+def _why_no_unit(suspects: list[Suspect], test_files: frozenset[str]) -> str:
+    """Product code that ran and that no edit can be made in is named, so that nobody looks for missing coverage."""
+    product = sorted({suspect.path for suspect in suspects if is_product(suspect.path, test_files)})
+    if not product:
+        return "the failing tests run no line of product code"
+    return f"no statement that an edit could change in {', '.join(product[:5])}: read are files of UTF-8 Python up to 1 MB"
 
 
 def _nothing(stopped: StopReason, message: str) -> Exploration:

@@ -113,7 +113,18 @@ def test_nothing_to_do_is_said_at_once(bed: Bed) -> None:
     assert bed.repair(bed.case(good, ("test_one.py::test_a",)), "passing").stopped == "no_failing_test"
     assert bed.repair(bed.case({"one.py": b"X = 1\n"}), "testless").stopped == "no_tests"
     alone = {"test_one.py": b"def test_a():\n    assert False\n"}
-    assert bed.repair(bed.case(alone), "alone").stopped == "no_suspects"
+    lonely = bed.repair(bed.case(alone), "alone")
+    assert (lonely.stopped, lonely.message) == ("no_suspects", "the failing tests run no line of product code")
+
+
+def test_source_that_is_not_utf8_is_named_and_not_called_uncovered(bed: Bed) -> None:
+    latin = {
+        "one.py": b"# -*- coding: latin-1 -*-\n# caf\xe9\ndef inc(n):\n    return n - 1\n",
+        "test_one.py": b"from one import inc\n\n\ndef test_inc():\n    assert inc(1) == 2\n",
+    }
+    unread = bed.repair(bed.case(latin), "latin")
+    assert unread.stopped == "no_suspects"
+    assert "one.py" in unread.message and "UTF-8" in unread.message
 
 
 HOSTILE = {

@@ -118,14 +118,17 @@ class Bed:
         outcomes = self._outcomes(request)
         failed = any(outcome == "failed" for outcome in outcomes.values())
         return TestRun(
-            status="failed" if failed or not outcomes else "passed", codes=() if outcomes else ("TESTS_NONE_COLLECTED",),
+            status="failed" if failed or not outcomes else "passed", codes=() if outcomes else self._why_none(request),
             outcomes=self.blobs.put(jcs(outcomes)), outcomes_sha256=outcomes_sha256(outcomes), counts=counts_of(outcomes),
             exit_code=1 if failed else 0, runner="played 1", run_key=sha256_hex(request.tree.encode()), sandbox=SANDBOX,
         )  # fmt: skip
 
+    def _why_none(self, request: RunTests) -> tuple[str, ...]:
+        return ("MEMORY_LIMIT",) if b"GREEDY" in self._lib(request.tree) else ("TESTS_NONE_COLLECTED",)
+
     def _outcomes(self, request: RunTests) -> Outcomes:
         lib = self._lib(request.tree)
-        if b"UNTESTED" in lib:
+        if b"UNTESTED" in lib or b"GREEDY" in lib:
             return {}
         flaky = b"FLAKY" in lib and request.purpose == "rerun"
         return {

@@ -75,6 +75,7 @@ def test_a_candidate_that_compile_rejects_gives_way_to_the_next(fabric: Fabric, 
     ("lib", "proposals", "outcome", "stage", "code"),
     [
         (b"UNTESTED = 1\n", None, "no_fix_found", "explore", "NO_TESTS"),
+        (b"GREEDY = 1\n", None, "no_fix_found", "explore", "MEMORY_LIMIT"),
         (FIXED, None, "no_fix_found", "explore", "NO_FAILING_TEST"),
         (BUGGY, [], "no_fix_found", "explore", "NO_FIX_FOUND"),
         (b"NEWER = 1\n", None, "failed", "explore", "PYTHON_TOO_OLD"),
