@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import typer
 from temporalio.service import __version__ as sdk_version
 
 from activities.kernel.sandbox.backends import BACKENDS, probed
+from activities.kernel.sandbox.port import RootFilesystem
 from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.record.home import Home
 from cli.fabric import Json
@@ -66,6 +68,7 @@ def runnable(findings: list[Finding]) -> bool:
 def examine(settings: Settings) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{sys.version.split()[0]} ({sys.executable})")
     yield Finding("temporalio", "ok", f"SDK {sdk_version}")
+    yield _account()
     yield from _tools()
     yield from _programs()
     yield from _home(settings)
@@ -75,6 +78,14 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "assurance", "note", "single_operator: requester, signer and approver are one user; the embedded server has no "
         "authorizer, so whoever reaches its loopback port can start, signal and reset (approvals need a signature all the same)",
     )  # fmt: skip
+
+
+def _account() -> Finding:
+    try:
+        return Finding("user", "ok", f"{pwd.getpwuid(os.geteuid()).pw_name} (uid {os.geteuid()})")
+    except KeyError:
+        remedy = "run as a user that has one: ssh-keygen, which makes and uses the keys, works for no other"
+        return Finding("user", "missing", f"uid {os.geteuid()} has no account on this machine", remedy)
 
 
 def _tools() -> Iterator[Finding]:
@@ -110,29 +121,37 @@ def _home(settings: Settings) -> Iterator[Finding]:
 def _sandbox(settings: Settings) -> Iterator[Finding]:
     try:
         roots = RootFilesystems(settings.cache)
-        if not roots.present():
+        root = roots.current() if roots.present() or roots.imports() else None
+        if root is None:
             yield Finding("rootfs", "missing", "no root filesystem of the sandbox has been made", "make setup")
-            return
-        root = roots.current()
-        yield Finding("rootfs", "ok", f"{root.digest[:19]}… ({root.path})")
-    except Gen4Error as error:
-        yield Finding("rootfs", "missing", error.message, error.remedy)
-        return
-    for name in BACKENDS:
-        try:
-            backend = BACKENDS[name]()
-            facts = backend.facts()
-            bad = [probe for probe in probed(backend, root) if not probe.ok]
-        except Gen4Error as error:
-            yield Finding(name, "missing", error.message, error.remedy)
-            continue
-        limits = ", ".join(f"{limit} by {how}" for limit, how in sorted(facts.enforcement.items()))
-        if bad:
-            yield Finding(
-                name, "missing", "; ".join(f"probe {probe.name} failed: {probe.detail}" for probe in bad), "use another backend"
-            )
         else:
-            yield Finding(name, "ok", f"{facts.version}; limits: {limits}")
+            yield Finding("rootfs", "ok", f"{root.digest[:19]}… ({root.path})")
+    except (Gen4Error, OSError) as error:
+        root = None
+        yield _failed("rootfs", error)
+    for name in BACKENDS:
+        yield _backend(name, root)
+
+
+def _backend(name: str, root: RootFilesystem | None) -> Finding:
+    """Without a root filesystem it can only be said that the backend is there."""
+    try:
+        backend = BACKENDS[name]()
+        facts = backend.facts()
+        bad = [probe for probe in probed(backend, root) if not probe.ok] if root else []
+    except Gen4Error as error:
+        return _failed(name, error)
+    if bad:
+        failed = "; ".join(f"probe {probe.name} failed: {probe.detail}" for probe in bad)
+        return Finding(name, "missing", failed, "use another backend")
+    limits = ", ".join(f"{limit} by {how}" for limit, how in sorted(facts.enforcement.items()))
+    return Finding(name, "ok", f"{facts.version}; limits: {limits}" + ("" if root else "; not probed"))
+
+
+def _failed(name: str, error: Gen4Error | OSError) -> Finding:
+    if isinstance(error, Gen4Error):
+        return Finding(name, "missing", error.message, error.remedy)
+    return Finding(name, "missing", str(error), "point GEN4_CACHE at a folder of your own with mode 0700")
 
 
 def _fabric(settings: Settings) -> Iterator[Finding]:

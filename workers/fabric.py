@@ -15,14 +15,16 @@ from typing import Any
 from urllib.parse import quote
 
 from activities.record.home import Home
-from schemas.error import InfrastructureError
+from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
 from schemas.model import Payload
 from workers.settings import Settings
 
 ENDPOINTS, OPA_TOKEN, POLICY_BUNDLE = "endpoints.json", "opa-token", "policy.tar.gz"
 """Files in ``run/`` by which the supervisor tells the worker where everything is."""
-WORKER_READY, WORKER_REFUSED = "worker.json", "worker-refused.txt"
+WORKER_READY, WORKER_REFUSED = "worker.json", "worker-refused.json"
 """Files in ``run/`` by which the worker tells the supervisor that it polls, or why it must not start."""
+START_REFUSED = "start-refused.json"
+"""File in ``run/`` by which the supervisor tells who started it why there is no fabric."""
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -89,6 +91,7 @@ def start(settings: Settings, say: Callable[[str], None]) -> FabricState:
     """Start the fabric of ``settings.home`` in the background and wait until it is ready; idempotent.
 
     Raises:
+        Gen4Error: why supervisor or worker refused to start, e.g. SANDBOX_UNAVAILABLE, TOOL_MISSING.
         InfrastructureError: FABRIC_START_FAILED with the last lines of the supervisor's log.
     """
     home = Home.open(settings.home)
@@ -96,7 +99,8 @@ def start(settings: Settings, say: Callable[[str], None]) -> FabricState:
     if found is not None:
         return found
     say("starting the fabric (Temporal, OPA, worker) …")
-    log = home.logs / "supervisor.log"
+    log, refused = home.logs / "supervisor.log", home.run / START_REFUSED
+    refused.unlink(missing_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "workers.supervisor"],
@@ -111,10 +115,11 @@ def start(settings: Settings, say: Callable[[str], None]) -> FabricState:
         if process.poll() is not None and not supervisor_holds(lock_path(home)):
             break
         time.sleep(0.05)
+    if (error := read_error(refused)) is not None:
+        raise error
     tail = b"\n".join(log.read_bytes().splitlines()[-12:]).decode("utf-8", "replace")
-    raise InfrastructureError(
-        "FABRIC_START_FAILED", f"not ready after {START_TIMEOUT_S:.0f} s:\n{tail}", f"see {log} and run `gen4 doctor`"
-    )
+    what = f"not ready after {START_TIMEOUT_S:.0f} s" if process.poll() is None else "the supervisor ended"
+    raise InfrastructureError("FABRIC_START_FAILED", f"{what}:\n{tail}", f"see {log} and run `gen4 doctor`")
 
 
 def stop(home: Home) -> bool:
@@ -171,6 +176,26 @@ def settings_environment(settings: Settings) -> dict[str, str]:
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     write_private(path, json.dumps(document))
+
+
+def write_error(path: Path, error: Gen4Error) -> None:
+    """Leave an error to the process that waits for us."""
+    kind = next(name for name, known in _KINDS.items() if isinstance(error, known))
+    write_json(path, {"kind": kind, "code": error.code, "message": error.message, "remedy": error.remedy})
+
+
+def read_error(path: Path) -> Gen4Error | None:
+    """The error that :func:`write_error` left, as it was raised; None when there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+        return _KINDS[found["kind"]](str(found["code"]), str(found["message"]), str(found["remedy"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+_KINDS: dict[str, type[Gen4Error]] = {
+    "input": InputError, "refused": Refused, "infrastructure": InfrastructureError, "other": Gen4Error,
+}  # fmt: skip
 
 
 def write_private(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from activities.evidence.keys import ensure_trust, load_signer
 from activities.explore.activities import ExploreActivities
 from activities.forge.activities import ForgeActivities
 from activities.kernel.repositories import RepositoryRules
-from activities.kernel.sandbox.backends import choose_backend
+from activities.kernel.sandbox.backends import choose_backend, require_backend
 from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.policy.activities import PolicyActivities
 from activities.policy.bundle import load_bundle
@@ -53,6 +53,7 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
         Refused: SANDBOX_UNAVAILABLE: there is no unsandboxed mode.
         InfrastructureError: POLICY_UNAVAILABLE, POLICY_BUNDLE_MISMATCH, STORE_UNAVAILABLE.
     """
+    require_backend(settings.sandbox)  # before minutes go into a base for it
     ensure_operator(home)
     store = Store.open(f"sqlite:///{home.store}")
     policy = _policy(home, endpoints)

@@ -18,7 +18,13 @@ from schemas.error import InputError
 def state_directory() -> Path:
     """The user's state directory (XDG Base Directory): never the working directory."""
     configured = os.environ.get("XDG_STATE_HOME")
-    return Path(configured) if configured and Path(configured).is_absolute() else Path.home() / ".local" / "state"
+    if configured and Path(configured).is_absolute():
+        return Path(configured)
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        remedy = "set GEN4_HOME and GEN4_CACHE to folders of this user"
+        raise InputError("HOME_UNSAFE", "this user has no home folder", remedy) from error
 
 
 class Settings(BaseSettings):

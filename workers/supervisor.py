@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -23,17 +24,21 @@ from pathlib import Path
 
 from activities.policy.bundle import build_bundle, opa_argv, opa_environment, write_credentials
 from activities.record.home import Home
-from schemas.error import InfrastructureError
+from schemas.error import Gen4Error, InfrastructureError
+from schemas.text import plain
 from workers.fabric import (
     ENDPOINTS,
     OPA_TOKEN,
     POLICY_BUNDLE,
+    START_REFUSED,
     WORKER_READY,
     WORKER_REFUSED,
     FabricState,
     lock_path,
+    read_error,
     settings_environment,
     state_path,
+    write_error,
     write_json,
     write_private,
 )
@@ -43,6 +48,8 @@ from workers.toolchain import locate
 SEARCH_ATTRIBUTES = ("Tenant", "SessionState", "Phase", "Risk", "Repository")
 PR_SET_PDEATHSIG = 1
 READY_TIMEOUT_S = 45.0
+LINE_SHOWN = 300
+"""Characters of a line of a log in an error: servers put the cause at its end."""
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -90,7 +97,15 @@ def _die_with_parent() -> None:
 
 
 def main() -> int:
-    settings = read_settings()
+    """Supervise until SIGTERM. The exit code is that of the error which kept the fabric from starting."""
+    try:
+        return supervise(read_settings())
+    except Gen4Error as error:
+        print(plain(str(error)), file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+def supervise(settings: Settings) -> int:
     home = Home.open(settings.home)
     with lock_path(home).open("a+") as lock:
         try:
@@ -100,7 +115,11 @@ def main() -> int:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        Supervisor(settings, home).run()
+        try:
+            Supervisor(settings, home).run()
+        except Gen4Error as error:
+            write_error(home.run / START_REFUSED, error)
+            raise
     return 0
 
 
@@ -150,6 +169,7 @@ class Supervisor:
             self._child("opa", list(opa_argv(opa.path, bundle, credentials, ports["opa"])), _healthy(ports["opa"])),
             self._child("worker", [sys.executable, "-P", "-m", "workers.worker"], self._worker_ready),
         ]
+        (self._home.run / WORKER_REFUSED).unlink(missing_ok=True)
         for child in self._children:
             child.start()
         for child in self._children:
@@ -157,7 +177,7 @@ class Supervisor:
 
     def _child(self, name: str, argv: list[str], ready: Callable[[], bool]) -> Child:
         environments = {
-            "temporal": {key: value for key, value in os.environ.items() if key in _KEPT},
+            "temporal": temporal_environment(self._home),
             "opa": opa_environment(),
             "worker": dict(os.environ) | settings_environment(self._settings),
         }
@@ -169,16 +189,16 @@ class Supervisor:
             if self._stopping:
                 return
             if child.dead():
-                raise InfrastructureError(
-                    "FABRIC_START_FAILED", f"{child.name} ended at once: {self._reason(child)}", f"see {child.log}"
-                )
+                raise self._why_dead(child)
             if time.monotonic() > deadline:
                 raise InfrastructureError("FABRIC_START_FAILED", f"{child.name} does not answer", f"see {child.log}")
             time.sleep(0.05)
 
-    def _reason(self, child: Child) -> str:
-        refused = self._home.run / WORKER_REFUSED
-        return refused.read_text() if child.name == "worker" and refused.exists() else _tail(child.log)
+    def _why_dead(self, child: Child) -> Gen4Error:
+        refused = read_error(self._home.run / WORKER_REFUSED) if child.name == "worker" else None
+        return refused or InfrastructureError(
+            "FABRIC_START_FAILED", f"{child.name} ended at once: {_tail(child.log)}", f"see {child.log}"
+        )
 
     def _worker_ready(self) -> bool:
         try:
@@ -217,6 +237,18 @@ class Supervisor:
 
 _KEPT = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TZ"})
 """What Temporal gets of the environment."""
+
+
+def temporal_environment(home: Home) -> dict[str, str]:
+    """The server asks who runs it. Made without C libraries it knows only ``/etc/passwd`` and these variables, and ends at
+    once for a user of a directory service or without any entry.
+    """
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    kept = {key: value for key, value in os.environ.items() if key in _KEPT}
+    return {"USER": user, "HOME": str(home.root), **kept}
 
 
 def temporal_argv(binary: Path, home: Home, ports: dict[str, int], namespace: str) -> list[str]:
@@ -282,7 +314,7 @@ def _healthy(port: int) -> Callable[[], bool]:
 
 
 def _tail(log: Path) -> str:
-    return " | ".join(log.read_text(errors="replace").splitlines()[-3:])
+    return " | ".join(line[-LINE_SHOWN:] for line in log.read_text(errors="replace").splitlines()[-3:])
 
 
 if __name__ == "__main__":

@@ -113,18 +113,24 @@ class Unacceptable(Exception):
 
 def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """The cache of the user, mode 0700. Raises InputError(CACHE_UNSAFE) when others could change what is in it."""
+    remedy = "point GEN4_CACHE at a folder of your own with mode 0700"
     state = environ.get("XDG_STATE_HOME", "")
-    default = (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "gen4-cache"
-    cache = Path(environ.get("GEN4_CACHE") or default).expanduser()
+    default = (state if os.path.isabs(state) else "~/.local/state") + "/gen4-cache"
+    cache = Path(os.path.expanduser(environ.get("GEN4_CACHE") or default))
     if not cache.is_absolute():
-        raise InputError("CACHE_UNSAFE", f"{cache} is not an absolute path", "point GEN4_CACHE at a folder of your own")
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        raise InputError("CACHE_UNSAFE", f"{cache} is not an absolute path", remedy)
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        pass  # no folder: refused below
+    except OSError as error:
+        raise InputError("CACHE_UNSAFE", f"{cache} cannot be made: {error.strerror}", remedy) from error
     found = cache.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise InputError(
             "CACHE_UNSAFE",
             f"{cache} is a link, belongs to someone else or is writable by others",
-            "point GEN4_CACHE at a folder of your own with mode 0700",
+            remedy,
         )
     return cache
 

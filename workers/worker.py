@@ -26,7 +26,7 @@ from schemas.capability import WORKFLOW_QUEUE, Pool, queue_of
 from schemas.error import Gen4Error, InfrastructureError
 from schemas.text import plain
 from workers.client import connect
-from workers.fabric import ENDPOINTS, WORKER_READY, WORKER_REFUSED, FabricState, write_json, write_private
+from workers.fabric import ENDPOINTS, WORKER_READY, WORKER_REFUSED, FabricState, write_error, write_json
 from workers.logs import configure
 from workers.ports import Ports, open_ports
 from workers.registration import activities_of, check_registration, served_by
@@ -107,7 +107,7 @@ def main() -> int:
     try:
         asyncio.run(serve(settings))
     except Gen4Error as error:
-        write_private(refused, str(error))
+        write_error(refused, error)
         print(plain(str(error)), file=sys.stderr, flush=True)
         return REFUSED_EXIT_CODE
     return 0

@@ -27,7 +27,8 @@ def new_key(path: Path, comment: str) -> Path:
         fresh = Path(folder) / "key"
         made = _run("-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(fresh))
         if made.returncode:
-            raise InfrastructureError("KEY_NOT_MADE", _text(made.stderr), "check the disk and that ssh-keygen works")
+            remedy = "check the disk, and that this user has an account: ssh-keygen works for no other"
+            raise InfrastructureError("KEY_NOT_MADE", _text(made.stderr), remedy)
         try:
             os.link(fresh, path)  # fails where another process was first, whose pair then counts
         except FileExistsError:

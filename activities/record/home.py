@@ -22,17 +22,14 @@ class Home:
 
         Raises:
             InputError: HOME_UNSAFE when ``root`` is relative, a symlink, no folder, of another uid, writable
-                by group or others, or inside a git work tree.
+                by group or others, inside a git work tree, or cannot be made.
         """
         if not root.is_absolute():
             raise _unsafe(root, "is not an absolute path")
         _refuse_work_tree(root)
-        if not root.is_symlink():
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_shared(root)
         home = cls(root)
-        for folder in (home.keys, home.blobs, home.environments, home.roots, home.bundles, home.logs, home.run):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        for folder in (root, home.keys, home.blobs, home.environments, home.roots, home.bundles, home.logs, home.run):
+            _make(folder)
             _refuse_shared(folder)
         return home
 
@@ -75,6 +72,16 @@ class Home:
     def run(self) -> Path:
         """Process ids, ports and sockets of what is running now."""
         return self.root / "run"
+
+
+def _make(folder: Path) -> None:
+    try:
+        if not folder.is_symlink():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        return  # no folder: said with its own words
+    except OSError as error:
+        raise _unsafe(folder, f"cannot be made: {error.strerror}") from error
 
 
 def _refuse_shared(folder: Path) -> None:

@@ -77,16 +77,17 @@ class Finished:
 
 @dataclass(frozen=True)
 class Fabric:
-    """One home; ``gen4`` runs the installed command line in it."""
+    """One home; ``gen4`` runs the installed command line in it, after ``become``: a command that changes the user."""
 
     home: Path
     repositories: Path
     environment: dict[str, str]
+    become: tuple[str, ...] = ()
 
     def gen4(self, *arguments: str, timeout: float = 180, stdin: str | None = None) -> Finished:
         done = subprocess.run(
-            [sys.executable, "-m", "cli.main", *arguments], env=self.environment, cwd=self.repositories, capture_output=True,
-            text=True, timeout=timeout, input=stdin,
+            [*self.become, sys.executable, "-m", "cli.main", *arguments], env=self.environment, cwd=self.repositories,
+            capture_output=True, text=True, timeout=timeout, input=stdin,
         )  # fmt: skip
         return Finished(done.returncode, done.stdout, done.stderr)
 

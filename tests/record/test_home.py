@@ -80,3 +80,7 @@ def test_folder_that_others_may_read_is_closed(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(mode=0o755)
     Home.open(tmp_path / "state")
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    assert "cannot be made" in refused(Path("/proc/1/state"))

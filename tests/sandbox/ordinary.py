@@ -1,5 +1,7 @@
 """Run a command as an ordinary user, started by root: ``ordinary.py '{"uid", "groups", "expose": [path…]}' COMMAND ARG…``
 
+With ``"home"`` in the order the user also has an account, which only the command sees.
+
 A clone or an interpreter below root's home cannot be entered by others. In a mount namespace of its own this program
 covers the first closed folder above each exposed path with an open one and binds the path back where it was.
 """
@@ -10,6 +12,7 @@ import ctypes
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 NEW_NAMESPACE_MOUNT, BIND, RECURSIVE, PRIVATE = 0x00020000, 4096, 16384, 1 << 18
@@ -42,10 +45,21 @@ def expose(paths: list[Path]) -> None:
         os.close(descriptor)
 
 
+def give_account(uid: int, home: str) -> None:
+    """Bind a password database with one more line over the machine's."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(Path("/etc/passwd").read_text() + f"ordinary:x:{uid}:{uid}::{home}:/bin/sh\n")
+        file.flush()
+        os.chmod(file.name, 0o644)
+        mount(file.name, "/etc/passwd", None, BIND)
+
+
 def main() -> None:
     order = json.loads(sys.argv[1])
     os.umask(0o022)
     expose([Path(path) for path in order["expose"]])
+    if "home" in order:
+        give_account(order["uid"], order["home"])
     os.setgroups(order["groups"])
     os.setresgid(order["uid"], order["uid"], order["uid"])
     os.setresuid(order["uid"], order["uid"], order["uid"])

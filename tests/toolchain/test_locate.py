@@ -219,6 +219,12 @@ def test_a_cache_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> 
         cache_directory({"GEN4_CACHE": str(cache)})
 
 
+@pytest.mark.parametrize("place", ["/proc/1/cache", "/proc/version", "cache"])
+def test_a_cache_that_cannot_be_made_is_refused(place: str) -> None:
+    with pytest.raises(InputError, match="CACHE_UNSAFE"):
+        cache_directory({"GEN4_CACHE": place})
+
+
 def test_a_cache_behind_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(InputError, match="CACHE_UNSAFE"):

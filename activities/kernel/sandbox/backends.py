@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -34,19 +34,45 @@ def choose_backend(root: RootFilesystem, preference: Preference = "auto") -> San
         Refused: SANDBOX_UNAVAILABLE, with what each backend lacks.
     """
     reasons: list[str] = []
-    for name, make in BACKENDS.items():
-        if preference not in ("auto", name):
-            continue
-        backend = make()
+    for backend in _present(preference, reasons):
         try:
             failed = probes.failures(probed(backend, root))
         except Gen4Error as error:
-            reasons.append(f"{name}: {error.message}")
+            reasons.append(f"{backend.name}: {error.message}")
             continue
         if not failed:
             return backend
-        reasons.append(f"{name}: " + ", ".join(f"{probe.name} ({probe.detail})" for probe in failed))
-    raise Refused("SANDBOX_UNAVAILABLE", "no sandbox can be used — " + "; ".join(reasons), REMEDY)
+        reasons.append(f"{backend.name}: " + ", ".join(f"{probe.name} ({probe.detail})" for probe in failed))
+    raise _none(reasons)
+
+
+def require_backend(preference: Preference = "auto") -> None:
+    """Refuse at once where no backend is there at all; needs no root filesystem, and says nothing about probes.
+
+    Raises:
+        Refused: SANDBOX_UNAVAILABLE, with what each backend lacks.
+    """
+    reasons: list[str] = []
+    if next(_present(preference, reasons), None) is None:
+        raise _none(reasons)
+
+
+def _present(preference: Preference, reasons: list[str]) -> Iterator[SandboxBackend]:
+    """The backends that answer, in order; why another does not goes to ``reasons``."""
+    for name, make in BACKENDS.items():
+        if preference not in ("auto", name):
+            continue
+        try:
+            backend = make()
+            backend.facts()
+        except Gen4Error as error:
+            reasons.append(f"{name}: {error.message}")
+            continue
+        yield backend
+
+
+def _none(reasons: list[str]) -> Refused:
+    return Refused("SANDBOX_UNAVAILABLE", "no sandbox can be used — " + "; ".join(reasons), REMEDY)
 
 
 def probed(backend: SandboxBackend, root: RootFilesystem) -> tuple[Probe, ...]:

@@ -128,28 +128,30 @@ class DockerBackend:
         """What the engine says about itself. Raises InfrastructureError(SANDBOX_UNAVAILABLE)."""
         if not self._host.startswith("unix://"):
             raise _unavailable(f"{self._host} is another machine: its engine cannot see this worker's folders")
-        client = sdk.APIClient(base_url=self._host, version="auto", timeout=10) if self._answers() else None
-        if client is None:
-            raise _unavailable(f"no engine answers at {self._host}")
+        self._require_answer()
+        client = None
         try:
+            client = sdk.APIClient(base_url=self._host, version="auto", timeout=10)
             info: dict[str, Any] = client.info()
             info["ApiVersion"] = client.api_version
         except FAILURES as error:
             raise _unavailable(str(error)) from error
         finally:
-            client.close()
+            if client is not None:
+                client.close()
         if info.get("OSType") != "linux" or not any("seccomp" in one for one in info["SecurityOptions"] or []):
             raise _unavailable("the engine runs no Linux containers with system call filters")
         return info
 
-    def _answers(self) -> bool:
+    def _require_answer(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(5)
             try:
                 probe.connect(self._host.removeprefix("unix://"))
-            except OSError:
-                return False
-        return True
+            except PermissionError as error:
+                raise _unavailable(f"this user may not open {self._host} (join the group that owns it)") from error
+            except OSError as error:
+                raise _unavailable(f"no engine answers at {self._host}") from error
 
     def _client(self) -> Any:
         """A client of one's own for each thread. With the version known it asks the engine nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -18,6 +19,8 @@ from schemas.error import Gen4Error, InfrastructureError
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
+ENGINES_AT_ONCE = 4
+"""Each keeps images of its own, some 200 MB."""
 
 
 def usual_host() -> str:
@@ -52,14 +55,14 @@ def docker_engine(cache: Path, group: int = 0) -> Iterator[str]:
         yield host
         return
     _require(host)
-    with tempfile.TemporaryDirectory(prefix="gen4-docker-") as run:
+    with _data_folder(cache) as (data, lock), tempfile.TemporaryDirectory(prefix="gen4-docker-") as run:
         os.chmod(run, 0o711)  # noqa: S103 - the socket in it has a group of its own
         host = f"unix://{run}/docker.sock"
         log = Path(run) / "dockerd.log"
         with log.open("wb") as output:
-            command = _command(cache, Path(run), host, group)
+            command = _command(data, Path(run), host, group)
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, pass_fds=(lock,)
             )
         try:
             _await(host, process, log)
@@ -78,9 +81,26 @@ def _require(host: str) -> None:
         raise _unavailable("dockerd is not installed", "run: apt-get install docker.io")
 
 
-def _command(cache: Path, run: Path, host: str, group: int) -> list[str]:
-    data = cache / "docker"
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+@contextmanager
+def _data_folder(cache: Path) -> Iterator[tuple[Path, int]]:
+    """A folder for images that no other engine uses, and the lock on it, which the engine inherits: a second engine on the
+    same folder would wait for the first and give up.
+    """
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for number in range(ENGINES_AT_ONCE):
+        data = cache / (f"docker-{number}" if number else "docker")
+        with data.with_suffix(".lock").open("wb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            data.mkdir(mode=0o700, exist_ok=True)
+            yield data, lock.fileno()
+            return
+    raise _unavailable(f"{ENGINES_AT_ONCE} engines of {cache} run already", "wait until one has ended")
+
+
+def _command(data: Path, run: Path, host: str, group: int) -> list[str]:
     configuration = run / "daemon.json"
     configuration.write_text("{}\n")  # the machine's own is not ours to use
     return [

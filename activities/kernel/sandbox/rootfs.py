@@ -127,6 +127,10 @@ class RootFilesystems:
         known = self._read_current()
         return known is not None and known[0] == self._wanted() and (self._folder / known[1]).is_dir()
 
+    def imports(self) -> bool:
+        """Whether ``current()`` only copies the operator's own tar, which takes seconds and no network."""
+        return self._source.tar is not None
+
     def open(self, digest: str) -> RootFilesystem:
         """The root filesystem of a digest ``sha256:…``. Raises InfrastructureError(ROOTFS_MISSING)."""
         with self._locked():
