@@ -34,6 +34,8 @@ def run(arguments: list[str]) -> int:
     """Run one command and give its exit code; never raises."""
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="gen4", standalone_mode=False)
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this code and says nothing
+            output.say("interrupted; what was started goes on, see `gen4 status`" if "remediate" in arguments else "interrupted")
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:
         return int(stop.exit_code)
