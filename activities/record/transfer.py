@@ -104,6 +104,8 @@ def _resolve(git: Git, remote: Remote, ref: str) -> tuple[str, str]:
     found = _references(git, remote, [pattern for name in names for pattern in (name, name + "^{}")])
     hits = [name for name in names if name in found]
     if not hits:
+        if ref == "HEAD":
+            raise InputError("REF_NOT_FOUND", "HEAD names no commit: the repository is empty", "commit something, or name a ref")
         raise InputError("REF_NOT_FOUND", f"the repository has no branch or tag {ref}", "check the name, or send a commit id")
     if len(hits) > 1:
         raise InputError("REF_AMBIGUOUS", f"{ref} is a branch and a tag", f"send {' or '.join(names)}")
