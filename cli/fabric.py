@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
         """
         settings = read_settings()
         if foreground:
+            fabric.prepare(settings, say)
             raise typer.Exit(_attached(settings))
         state = fabric.start(settings, say)
         _print(state, as_json)

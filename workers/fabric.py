@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from activities.kernel.sandbox.backends import require_backend
+from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.record.home import Home
 from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
 from schemas.model import Payload
 from workers.settings import Settings
+from workers.toolchain import cache_directory, locate
 
 ENDPOINTS, OPA_TOKEN, POLICY_BUNDLE = "endpoints.json", "opa-token", "policy.tar.gz"
 """Files in ``run/`` by which the supervisor tells the worker where everything is."""
@@ -98,6 +101,7 @@ def start(settings: Settings, say: Callable[[str], None]) -> FabricState:
     found = running(home)
     if found is not None:
         return found
+    prepare(settings, say)
     say("starting the fabric (Temporal, OPA, worker) …")
     log, refused = home.logs / "supervisor.log", home.run / START_REFUSED
     refused.unlink(missing_ok=True)
@@ -120,6 +124,22 @@ def start(settings: Settings, say: Callable[[str], None]) -> FabricState:
     tail = b"\n".join(log.read_bytes().splitlines()[-12:]).decode("utf-8", "replace")
     what = f"not ready after {START_TIMEOUT_S:.0f} s" if process.poll() is None else "the supervisor ended"
     raise InfrastructureError("FABRIC_START_FAILED", f"{what}:\n{tail}", f"see {log} and run `gen4 doctor`")
+
+
+def prepare(settings: Settings, say: Callable[[str], None]) -> None:
+    """Make or import the base of the sandbox where there is none: a start does not wait as long as that can take.
+
+    Raises:
+        Gen4Error: what is missing besides, before any time goes into it; ROOTFS_BUILD_FAILED.
+    """
+    roots = RootFilesystems(cache_directory(settings_environment(settings)))
+    if roots.present():
+        return
+    for name in ("temporal", "opa"):
+        locate(name, make=False)
+    require_backend(settings.sandbox)
+    say("copying the sandbox's root filesystem …" if roots.imports() else "making the sandbox's root filesystem (½ minute) …")
+    roots.current()
 
 
 def stop(home: Home) -> bool:

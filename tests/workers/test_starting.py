@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import pwd
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 
+from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.record.home import Home
 from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
 from workers import fabric
 from workers.fabric import read_error, write_error
 from workers.settings import Settings, read_settings
 from workers.supervisor import LINE_SHOWN, _tail, temporal_environment
+from workers.toolchain import locate
 
 
 @pytest.mark.parametrize("kind", [InputError, Refused, InfrastructureError, Gen4Error])
@@ -77,3 +80,33 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.Mo
         read_settings()
     assert refused.value.code == "HOME_UNSAFE"
     assert "GEN4_HOME" in refused.value.remedy
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("temporal", "opa"):
+        monkeypatch.setenv(f"GEN4_{name.upper()}", str(locate(name).path))
+
+
+@pytest.mark.usefixtures("tools")
+def test_no_base_is_made_where_no_sandbox_could_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    said: list[str] = []
+    with pytest.raises(Refused) as refused:
+        fabric.start(Settings(home=tmp_path / "home", cache=tmp_path / "cache"), said.append)
+    assert refused.value.code == "SANDBOX_UNAVAILABLE"
+    assert said == []
+
+
+@pytest.mark.usefixtures("tools")
+def test_the_operators_base_is_copied_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(tmp_path / "root.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("etc-hostname"))
+    monkeypatch.setenv("GEN4_ROOTFS_TAR", str(tmp_path / "root.tar"))
+    settings, said = Settings(home=tmp_path / "home", cache=tmp_path / "cache"), list[str]()
+    fabric.prepare(settings, said.append)
+    assert RootFilesystems(settings.cache).present()
+    assert said == ["copying the sandbox's root filesystem …"]
+    fabric.prepare(settings, said.append)
+    assert len(said) == 1
