@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from schemas.approval import ApprovalRequest, Refusal
+from schemas.model import ZERO_ID
 from schemas.request import SessionResult
 from schemas.session import State
 from schemas.status import SessionStatus, Stage
@@ -61,12 +62,14 @@ def session_details(status: SessionStatus, *, workflow_id: str, repository: str,
     """The Markdown of a running or closed session."""
     parts = [f"**{status.state}**" + (f" · {escaped(status.next_step)}" if status.next_step else "")]
     waiting = status.approval is not None and status.approval.status == "pending" and status.state is not State.CLOSED
+    if waiting and status.refused:
+        parts.append(_latest_refusal(status.refused))
     if status.approval is not None and waiting:
         parts.append(_approval(status.approval, workflow_id))
-    if status.refused:
-        parts.append(_refusals(status.refused))
     if status.result is not None:
         parts.append(_result(status.result))
+    if status.refused:
+        parts.append(_refusals(status.refused))
     parts.append(_stages(status.stages))
     # Foreign text comes last, far from what is to be pasted.
     foreign = f"{repository_label(repository)}\n{goal[:_QUOTED_CHARS]}"
@@ -95,17 +98,26 @@ def _approval(request: ApprovalRequest, workflow_id: str) -> str:
             f"Approvers: {', '.join(escaped(name) for name in request.eligible_approvers)}",
             "What it does:\n\n"
             + fenced(
-                f"deliver  {action.commit_id}\nto       {action.target_ref} ({action.mode})\nexpects  {action.expected_head}\n"
-                f"evidence {action.bundle_digest}\nundo     {request.rollback}"
+                f"deliver  {action.commit_id}\nto       {action.target_ref} ({action.mode})\n"
+                f"expects  {_head(action.expected_head)}\nevidence {action.bundle_digest}\nundo     {request.rollback}"
             ),
             "\n".join(f"- {escaped(risk)}" for risk in request.residual_risk),
         )
     )
 
 
+def _latest_refusal(refused: tuple[Refusal, ...]) -> str:
+    """Seen without scrolling. Only our own code: messages may quote a sender, and the JSON to paste comes next."""
+    return f"The latest decision did not count: `{plain(refused[-1].code)}`; why is below. The session goes on waiting."
+
+
 def _refusals(refused: tuple[Refusal, ...]) -> str:
     lines = [f"- `{item.code}`: {escaped(item.message[:300])} → {escaped(item.remedy)}" for item in refused[-_SHOWN_REFUSALS:]]
-    return "Decisions that did not count; the session goes on waiting:\n\n" + "\n".join(lines)
+    return f"Decisions that did not count ({len(refused)}), the latest last:\n\n" + "\n".join(lines)
+
+
+def _head(expected: str) -> str:
+    return "no such branch yet" if expected == ZERO_ID else expected
 
 
 def _result(result: SessionResult) -> str:

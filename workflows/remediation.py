@@ -68,6 +68,8 @@ from workflows.verdicts import denial, failed_gate, remedy_of
 MAX_REFUSED = 200
 """How many refusals the status keeps; the event chain keeps all."""
 EXAMPLE = '{"approval_id": "…", "action_digest": "sha256:… (64 hex digits)", "reason": "…", "signature": "…"}'
+APPROVE = f"Release the change. Paste what `gen4 approve ID --digest D --print` prints: {EXAMPLE}"
+REJECT = f"Do not release the change; final. Paste what `gen4 reject ID --reason R --print` prints: {EXAMPLE}"
 CAPTAIN = "A release captain approves or rejects the change."
 
 
@@ -431,11 +433,11 @@ class Remediation:
 
     # --- doors -------------------------------------------------------------------------------------------------------
 
-    @workflow.signal(name="approve", description=f"Release the change. Send one JSON object: {EXAMPLE}")
+    @workflow.signal(name="approve", description=APPROVE)
     def approve(self, payload: Any = None, *extra: Any) -> None:
         self._receive("approve", payload, extra)
 
-    @workflow.signal(name="reject", description=f"Do not release the change; final. Send one JSON object: {EXAMPLE}")
+    @workflow.signal(name="reject", description=REJECT)
     def reject(self, payload: Any = None, *extra: Any) -> None:
         self._receive("reject", payload, extra)
 

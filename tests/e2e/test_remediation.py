@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.client import WorkflowFailureError
 
+from schemas.capability import WORKFLOW_QUEUE
 from tests.e2e.harness import BUGGY, Fabric, git
+from workers.client import connect
 
 TEST_X = "from lib import x\n\n\ndef test_x():\n    assert x == 1\n"
 
@@ -214,3 +219,24 @@ def test_bad_usage_exits_with_2_and_says_what_is_wrong(fabric: Fabric, arguments
     done = fabric.gen4(*arguments)
     assert done.code == 2, done.err
     assert fragment in done.err
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [({"repository": "/r"}, "goal"), ([{"repository": "/r", "goal": "g"}], "object"), (None, "no input"), ("x", "object")],
+)  # fmt: skip
+def test_wrong_input_from_the_start_form_fails_at_once_and_the_command_line_says_why(
+    fabric: Fabric, sent: Any, reason: str
+) -> None:
+    id = f"form-{uuid.uuid4()}"
+
+    async def started() -> None:
+        client = await connect(fabric.status()["temporal_address"], "default")
+        handle = await client.start_workflow("Remediation", sent, id=id, task_queue=WORKFLOW_QUEUE)
+        with pytest.raises(WorkflowFailureError):
+            await asyncio.wait_for(handle.result(), 30)
+
+    asyncio.run(started())
+    done = fabric.gen4("session", id)
+    assert done.code == 2, done.out
+    assert "INVALID_INPUT" in done.err and reason in done.err

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.approval import Refusal
 from schemas.details import MAX_BYTES, escaped, fenced, plain, repository_label, session_details
+from schemas.request import SessionResult
 from schemas.session import State
 from schemas.status import SessionStatus, Stage
 from tests.schemas.test_approval import REQUEST
@@ -88,6 +89,29 @@ def test_foreign_text_comes_after_what_is_pasted(goal: str, repository: str, wor
 def test_a_workflow_id_cannot_smuggle_a_command() -> None:
     details = session_details(waiting(), workflow_id="x; rm -rf ~ `id`", repository="/r", goal="g")
     assert "gen4 approve 'x; rm -rf ~ `id`' --digest" in details
+
+
+def test_a_refusal_is_seen_above_what_is_to_be_pasted_but_only_by_its_code() -> None:
+    refused = (Refusal(code="MALFORMED", message="old", remedy="r"), Refusal(code="UNKNOWN_SIGNAL", message="SENDER", remedy="r"))
+    details = session_details(waiting(refused=refused), workflow_id="w", repository="/r", goal="g")
+    pasted = details.rindex(REQUEST.action_digest)
+    assert details.index("`UNKNOWN_SIGNAL`") < details.index(REQUEST.action_digest)
+    assert details.index("SENDER") > pasted
+    assert "MALFORMED" not in details[:pasted] and "goes on waiting" in details
+
+
+def test_a_closed_session_shows_its_outcome_first_and_waits_no_more() -> None:
+    refused = (Refusal(code="SIGNATURE_MISSING", message="m", remedy="r"),)
+    result = SessionResult(workflow_id="w", run_id="r", session_id="s", state=State.CLOSED, outcome="merged")
+    status = waiting(state=State.CLOSED, next_step="", refused=refused, result=result)
+    details = session_details(status, workflow_id="w", repository="/r", goal="g")
+    assert details.index("Outcome: merged") < details.index("SIGNATURE_MISSING")
+    assert "waiting" not in details
+
+
+def test_a_branch_that_is_to_be_made_is_called_so() -> None:
+    details = session_details(waiting(), workflow_id="w", repository="/r", goal="g")
+    assert "expects  no such branch yet" in details and "0" * 40 not in details
 
 
 def test_refusals_and_length_are_bounded() -> None:
