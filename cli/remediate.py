@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from temporalio.client import WorkflowExecutionStatus
 
 from cli import session
 from cli.fabric import Json, ensure
@@ -172,10 +173,10 @@ async def _status(workflow_id: str) -> SessionStatus:
     current = await session.status_of(handle)
     if current is None:
         raise InputError("SESSION_NOT_ANSWERING", f"{workflow_id} does not answer yet", "try again; see `gen4 status`")
-    if current.result is None and (await handle.describe()).close_time is not None:
+    if current.result is None and (await handle.describe()).status not in (
+        WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.COMPLETED,
+    ):  # fmt: skip
         await session.result_of(handle)  # raises why it failed before there was a session, such as wrong input
-        # It ended between the query and the description.
-        return await session.status_of(handle) or current
     return current
 
 
