@@ -56,7 +56,8 @@ async def status_of(handle: WorkflowHandle[Any, Any]) -> SessionStatus | None:
         raw = await handle.query("status", rpc_timeout=_QUERY_TIMEOUT)
     except RPCError as error:
         if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
-            raise InputError("SESSION_UNKNOWN", f"no workflow {handle.id}", "see `gen4 approvals`, or list sessions in the Temporal UI") from error
+            remedy = "see `gen4 approvals`, or list sessions in the Temporal UI"
+            raise InputError("SESSION_UNKNOWN", f"no workflow {handle.id}", remedy) from error
         return None
     except Exception:  # noqa: BLE001  a query that fails while the worker restarts is no answer, not an error
         return None
