@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ START_REFUSED = "start-refused.json"
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-UI_START_FORM = "/namespaces/{namespace}/workflows/start-workflow?workflowType=Remediation&taskQueue=gen4"
+UI_START_FORM = (
+    "/namespaces/{namespace}/workflows/start-workflow?workflowType=Remediation&taskQueue=gen4&workflowId=remediation-{id}"
+)
 
 
 class FabricState(Payload):
@@ -52,8 +55,8 @@ class FabricState(Payload):
 
     @property
     def start_form(self) -> str:
-        """Deep link that pre-fills the Temporal UI's start form."""
-        return self.ui_url + UI_START_FORM.format(namespace=self.namespace)
+        """Deep link that pre-fills the Temporal UI's start form, with a workflow id of its own each time."""
+        return self.ui_url + UI_START_FORM.format(namespace=self.namespace, id=uuid.uuid4())
 
     def workflow_link(self, workflow_id: str) -> str:
         return f"{self.ui_url}/namespaces/{self.namespace}/workflows/{quote(workflow_id, safe='')}"

@@ -33,7 +33,7 @@ def test_opening_freezes_the_settings_and_names_the_requester(desk: Desk, tmp_pa
 @pytest.mark.parametrize(
     ("repository", "code"),
     [
-        ("/", "REPOSITORY_OUTSIDE_ROOTS"), ("/root/../etc", "REPOSITORY_OUTSIDE_ROOTS"), ("", "REPOSITORY_INVALID"),
+        ("/", "REPOSITORY_OUTSIDE_ROOTS"), ("/usr/../etc", "REPOSITORY_OUTSIDE_ROOTS"), ("", "REPOSITORY_INVALID"),
         ("relative", "REPOSITORY_INVALID"), ("~/x", "REPOSITORY_INVALID"), ("git@host:x", "REPOSITORY_INVALID"),
         ("ext::sh -c true", "REPOSITORY_INVALID"), ("file:///r", "REPOSITORY_INVALID"), ("http://h/x", "REPOSITORY_INVALID"),
         ("https://[", "REPOSITORY_INVALID"), ("https://h/x", "REPOSITORY_HOST"), ("https:///x", "REPOSITORY_HOST"),

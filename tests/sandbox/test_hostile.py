@@ -270,12 +270,13 @@ def test_a_result_is_no_file_of_the_host(driver: Driver, open_folder: Path) -> N
         code(
             f"""
             import os
-            os.symlink({str(open_folder)!r}, "/work/link")
-            os.mkfifo("/work/fifo")
-            os.truncate(os.open("/work/sparse", os.O_CREAT | os.O_RDWR), 1 << 40)
-            os.makedirs("/work/odd \\n\\u202e name")
+            os.chdir("/work")
+            os.symlink({str(open_folder)!r}, "link")
+            os.mkfifo("fifo")
+            os.truncate(os.open("sparse", os.O_CREAT | os.O_RDWR), 1 << 40)
+            os.makedirs("odd \\n\\u202e name")
             try:
-                open("/work/link/planted", "w")
+                open("link/planted", "w")
             except OSError:
                 print("no")
             """

@@ -9,7 +9,7 @@ import pytest
 
 Run = Callable[..., tuple[Any, dict[str, str]]]
 BROKEN = "MARK = 'tree'\ndef __getattr__(name): raise AttributeError(name)\n"
-TEST = "import {name}\ndef test_a():\n    assert {name}.MARK == 'tree'\n    assert {name}.__file__.startswith('/work/')\n"
+TEST = "import {name}\ndef test_a():\n    assert {name}.MARK == 'tree'\n    assert {name}.__file__.startswith('/work' + '/')\n"
 
 
 @pytest.mark.parametrize("layout", ["src/{}/__init__.py", "{}/__init__.py", "{}.py"])

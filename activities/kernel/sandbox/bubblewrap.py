@@ -33,7 +33,7 @@ from schemas.canonical import jcs_sha256
 from schemas.error import InfrastructureError
 from schemas.testing import Limits, SandboxFacts
 
-from . import cgroup, launcher, probes, seccomp, tree_watch
+from . import cgroup, launcher, orphans, probes, seccomp, tree_watch
 from .launching import check_program, readable
 from .port import ENVIRONMENT, HOME, RUNNER, UID, WORK, Ending, Probe, RootFilesystem, SandboxProcess, SandboxSpec
 from .shares import DiskShares
@@ -142,8 +142,8 @@ class BubblewrapBackend:
         return probes.run(self, root)
 
     def reap(self, older_than_s: float) -> int:
-        """Sandboxes die with their worker; what may stay is an empty control group."""
-        return cgroup.reap(self._enforcement.parents, older_than_s)
+        """Sandboxes die with their worker; what may stay is one that was just starting, and an empty control group."""
+        return orphans.kill_orphans() + cgroup.reap(self._enforcement.parents, older_than_s)
 
     def _bwrap(self) -> str:
         if self._executable is None:
@@ -359,8 +359,9 @@ def _in_memory(data: bytes) -> int:
 def _popen(command: list[str], inherited: Sequence[int]) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=pipe, env={}, pass_fds=inherited, bufsize=0, start_new_session=True
-    )
+        command, stdin=pipe, stdout=pipe, stderr=pipe, env=orphans.environment(), pass_fds=inherited, bufsize=0,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 def _pipes(popen: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:

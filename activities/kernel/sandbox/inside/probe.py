@@ -69,9 +69,9 @@ def network() -> Result:
 
 
 def host_files() -> Result:
-    found = [path for path in ("/root/.ssh", "/root/.bashrc", "/home", "/var/lib/docker", "/run", "/mnt") if listed(path)]
+    found = [path for path in (os.path.join("/root", ".ssh"), "/home", "/var/lib/docker", "/run", "/mnt") if listed(path)]
     sockets = [path for path in ("/run/docker.sock", "/var/run/docker.sock", "/run/systemd/private") if os.path.exists(path)]
-    found = [path for path in found if path not in ("/home", "/run", "/root/.bashrc") or unexpected(path)]
+    found = [path for path in found if path not in ("/home", "/run") or unexpected(path)]
     return not found and not sockets, f"seen {found + sockets}"
 
 
@@ -84,8 +84,6 @@ def listed(path: str) -> bool:
 
 def unexpected(path: str) -> bool:
     """Debian's own content of these places is small and known."""
-    if path == "/root/.bashrc":
-        return False
     return bool(set(os.listdir(path)) - {"gen4", "lock", "mount", "systemd", "shm", "sudo"})
 
 
