@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from schemas.canonical import jcs_sha256
 from schemas.model import Payload, Sha256
@@ -16,7 +16,6 @@ EventKind = Literal[
 ]  # fmt: skip
 """The kinds that this version writes; later versions add to it (contracts §8 has the whole list)."""
 
-EVENT_KINDS: frozenset[str] = frozenset(get_args(EventKind))
 GENESIS = "0" * 64
 """``prev_hash`` of the first event of a chain."""
 

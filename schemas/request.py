@@ -44,19 +44,16 @@ class RemediationRequest(Door):
 
 
 class CompileRequest(Door):
-    """Start of a Compile, by CI or by a Remediation: a patch on a commit, or on a tree of the object store."""
+    """Start of a Compile by CI: exactly one of ``patch`` and ``patch_ref``, on the commit that ``ref`` names."""
 
     repository: Text
     ref: str = "HEAD"
     patch: str | None = None
     """A git diff as text (CI)."""
     patch_ref: BlobRef | None = None
-    """The same as a blob of the content store (Remediation)."""
-    trajectory_ref: BlobRef | None = None
-    candidate_id: str | None = None
+    """The same as a blob of the content store."""
     test_command: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()
-    environment_digest: Digest | None = None
     failing_tests: tuple[NodeId, ...] = ()
 
 

@@ -47,7 +47,6 @@ class Settings(BaseSettings):
     temporal_port: int | None = None
     """Port of the embedded server; default: the one of the last start, else 7233, else a free one."""
     approval_expiry_s: Annotated[int, Field(ge=1, le=30 * 86_400)] = 72 * 3_600
-    keep_candidates: Annotated[int, Field(ge=1, le=16)] = 3
 
     @field_validator("home", "cache", mode="after")
     @classmethod

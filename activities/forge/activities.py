@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +25,6 @@ from schemas.event import EventDraft, EventKind
 from schemas.request import ReleaseRequest, ReleaseResult, ReleaseSummary
 from schemas.task import Source
 
-HEARTBEAT_S = 1.0
 COMMITTER_KEY = "committer"
 
 
@@ -54,8 +51,7 @@ class ForgeActivities:
     def fetch_source(self, request: FetchSource) -> Source:
         """Bring the requested commit into our own store."""
         admitted = self._repositories.admit(request.repository)
-        with _beating():
-            fetched = self._objects.fetch(admitted.address, request.ref, allow={admitted.protocol})
+        fetched = self._objects.fetch(admitted.address, request.ref, allow={admitted.protocol})
         return Source(
             repository=admitted.address, ref=fetched.ref, base_commit=fetched.commit, base_tree=fetched.tree,
             commit_time=fetched.commit_time,
@@ -90,7 +86,7 @@ class ForgeActivities:
         who = acting()
         stored = refuse_unapproved(self._approvals.get(who.keys.tenant_id, request.approval_id), request, who)
         admitted = self._repositories.admit(request.repository)
-        with _beating(), _uninterrupted():
+        with _uninterrupted():
             head = self._targets.head(admitted, request.target_ref)
             if head == request.expected_head or not self._targets.contains(admitted, request.target_ref, head, request.commit_id):
                 refuse_late(stored, now_ms=self._clock(), policy_digest=self._policy.policy_digest)
@@ -125,26 +121,3 @@ def _uninterrupted() -> Iterator[None]:
         return
     with activity.shield_thread_cancel_exception():
         yield
-
-
-@contextmanager
-def _beating() -> Iterator[None]:
-    """Heartbeat while the body blocks, so that a dead worker is noticed and a live one is not given up."""
-    stopped = threading.Event()
-
-    def beat() -> None:
-        while not stopped.wait(HEARTBEAT_S):
-            activity.heartbeat()
-
-    if not activity.in_activity():
-        yield
-        return
-    activity.heartbeat()
-    context = contextvars.copy_context()
-    thread = threading.Thread(target=lambda: context.run(beat), name="forge-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()

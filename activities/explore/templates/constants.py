@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from activities.explore.templates.proposing import Proposal, template
 from activities.explore.templates.source import Module, is_docstring
 
-_MAX_TEXTS = 6
-
 
 @template("constant.number", ast.Constant)
 def change_number(node: ast.Constant, module: Module) -> Iterator[Proposal]:

@@ -74,19 +74,6 @@ class Module:
     def class_of(self, node: ast.AST) -> ast.ClassDef | None:
         return next((above for above in self.ancestors(node) if isinstance(above, ast.ClassDef)), None)
 
-    def outermost_function(self, node: ast.AST) -> FunctionNode | None:
-        found: FunctionNode | None = node if isinstance(node, FunctionNode) else None
-        for above in self.ancestors(node):
-            if isinstance(above, FunctionNode):
-                found = above
-        return found
-
-    def statement_of(self, node: ast.AST) -> ast.stmt:
-        current: ast.AST = node
-        while not isinstance(current, ast.stmt):
-            current = self._parents[current]
-        return current
-
     def statements(self) -> list[ast.stmt]:
         """All statements in the order of the file."""
         return self.once("statements", make=self._statements)
