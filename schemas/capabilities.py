@@ -82,6 +82,7 @@ OPEN_SESSION = Capability(
 RECORD_TRANSITION = Capability(
     id="control.record_transition", input=RecordTransition, output=Recorded, side_effect="write", risk="low", pool="stable",
     timeout=timedelta(seconds=30),
+    containment=True,
 )
 REQUEST_APPROVAL = Capability(
     id="control.request_approval", input=RequestApproval, output=ApprovalRequest, side_effect="write", risk="low", pool="stable",
@@ -98,6 +99,7 @@ REDEEM_APPROVAL = Capability(
 CLOSE_SESSION = Capability(
     id="control.close_session", input=CloseSession, output=Recorded, side_effect="write", risk="low", pool="stable",
     timeout=timedelta(seconds=30),
+    containment=True,
 )
 
 # --- policy ----------------------------------------------------------------------------------------------------------
@@ -154,6 +156,7 @@ class SealedCommit(Payload):
 FETCH_SOURCE = Capability(
     id="forge.fetch_source", input=FetchSource, output=Source, side_effect="read", risk="medium", pool="forge",
     timeout=timedelta(minutes=15), heartbeat=_BEAT,
+    server="forge",
 )
 SEAL_COMMIT = Capability(
     id="forge.seal_commit", input=SealCommit, output=SealedCommit, side_effect="write", risk="medium", pool="forge",
@@ -162,6 +165,7 @@ SEAL_COMMIT = Capability(
 DELIVER = Capability(
     id="forge.deliver", input=ReleaseRequest, output=ReleaseResult, side_effect="irreversible", risk="critical", pool="forge",
     timeout=timedelta(minutes=5), heartbeat=_BEAT,
+    server="forge",
 )
 
 # --- testbed ---------------------------------------------------------------------------------------------------------
@@ -186,10 +190,12 @@ class RunTests(Payload):
 PREPARE_ENVIRONMENT = Capability(
     id="testbed.prepare_environment", input=PrepareEnvironment, output=Environment, side_effect="write", risk="medium",
     pool="adaptive", timeout=timedelta(minutes=30), heartbeat=_BEAT,
+    server="sandbox", metered=True,
 )
 RUN_TESTS = Capability(
     id="testbed.run_tests", input=RunTests, output=TestRun, side_effect="none", risk="medium", pool="adaptive",
     timeout=timedelta(hours=1), heartbeat=_BEAT,
+    server="sandbox", metered=True,
 )
 
 # --- explore ---------------------------------------------------------------------------------------------------------
@@ -230,10 +236,12 @@ class Repair(Payload):
 LOCALIZE = Capability(
     id="explore.localize", input=Localize, output=Localization, side_effect="none", risk="medium", pool="adaptive",
     timeout=timedelta(hours=2), heartbeat=_BEAT,
+    server="sandbox", metered=True,
 )
 REPAIR = Capability(
     id="explore.repair", input=Repair, output=Exploration, side_effect="write", risk="medium", pool="adaptive",
     timeout=timedelta(hours=24), heartbeat=_BEAT,
+    server="sandbox", metered=True,
 )
 
 # --- compile, verify, evidence ---------------------------------------------------------------------------------------
@@ -368,6 +376,7 @@ REREAD_PATCH = Capability(
 SEAL_BUNDLE = Capability(
     id="evidence.seal_bundle", input=SealBundle, output=SealedBundle, side_effect="write", risk="high", pool="signing",
     timeout=timedelta(minutes=5),
+    server="signer",
 )
 TRUST_GATE = Capability(
     id="evidence.trust_gate", input=VerifyBundle, output=GateReport, side_effect="read", risk="low", pool="stable",

@@ -13,6 +13,7 @@ Out = TypeVar("Out", bound=BaseModel)
 
 Pool = Literal["stable", "adaptive", "forge", "signing"]
 SideEffect = Literal["none", "read", "write", "irreversible"]
+Server = Literal["store", "sandbox", "forge", "signer"]
 Risk = Literal["low", "medium", "high", "critical"]
 
 WORKFLOW_QUEUE = "gen4"
@@ -36,4 +37,10 @@ class Capability(Generic[In, Out]):
     """Start-to-close ceiling; a call may ask for less."""
     heartbeat: timedelta | None = timedelta(seconds=5)
     """A dead worker is noticed after this long. The gate beats for every activity, so that none must do it by itself."""
+    server: Server = "store"
+    """What it depends on besides the store, for the breaker of that server."""
+    metered: bool = False
+    """It uses sandbox time: its cost is reserved before and settled after. Everything else is free."""
+    containment: bool = False
+    """It records or cleans up what was stopped, so kill switches, leases and budgets do not hold it back."""
     version: str = "1"

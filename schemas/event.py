@@ -9,10 +9,13 @@ from schemas.model import Payload, Sha256
 
 EventKind = Literal[
     "session.opened", "session.transition", "session.transition_refused", "session.closed",
-    "policy.decision", "plan.committed", "gate.decision",
+    "policy.decision", "plan.committed", "gate.decision", "lease.issued", "lease.revoked",
     "approval.requested", "approval.decided", "approval.refused", "approval.redeemed", "approval.expired", "approval.revoked",
-    "task.started", "task.receipt", "candidate.recorded", "trajectory.sealed", "compile.completed", "bundle.sealed",
-    "verify.verdict", "change.opened", "change.merged", "execution.reset", "sandbox.violation", "auth.refused", "key.created",
+    "budget.reserved", "budget.settled", "budget.voided", "budget.expired", "budget.overrun", "budget.blocked",
+    "budget.reconciled", "task.started", "task.receipt", "task.reconciled", "candidate.recorded", "trajectory.sealed",
+    "compile.completed", "bundle.sealed", "verify.verdict", "change.opened", "change.merged", "rollout.changed",
+    "breaker.changed", "config.changed", "killswitch.changed", "key.created", "key.rotated", "key.revoked", "auth.refused",
+    "sandbox.violation", "sandbox.killed", "store.restored", "execution.reset", "payload.erased", "checkpoint.signed",
 ]  # fmt: skip
 """The kinds that this version writes; later versions add to it (contracts §8 has the whole list)."""
 

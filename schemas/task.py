@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from schemas.model import Digest, GitId, Payload
 
-Phase = Literal["control", "explore", "compile", "release"]
+Phase = Literal["control", "explore", "compile", "release", "operations"]
 """Derived by the gate from the type of the workflow that scheduled the activity, never from an argument."""
+
+
+RequiredId = Annotated[str, Field(min_length=1)]
+"""An event or row that lacks one cannot be written."""
 
 
 class TraceKeys(Payload):
     """T: tenant and trace keys."""
 
-    tenant_id: str
-    trace_id: str
-    session_id: str
-    task_id: str
+    tenant_id: RequiredId
+    trace_id: RequiredId
+    session_id: RequiredId
+    task_id: RequiredId
+
+
+UNTRACED = "untraced"
+"""Session of calls that belong to no run of ours: one chain a tenant keeps their refusals."""
+TENANT_CHAIN = "tenant"
+"""Session id of a tenant's own chain: identity, switches, keys, checkpoints."""
+
+
+def tenant_keys(tenant_id: str) -> TraceKeys:
+    """T of what concerns a tenant as a whole."""
+    return TraceKeys(tenant_id=tenant_id, trace_id=TENANT_CHAIN, session_id=TENANT_CHAIN, task_id=TENANT_CHAIN)
 
 
 class SessionConfig(Payload):

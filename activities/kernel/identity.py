@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from activities.record.executions import ExecutionRow
-from schemas.task import Phase, TraceKeys
+from schemas.task import UNTRACED, Phase, TraceKeys
 
 PHASES: dict[str, Phase] = {"Remediation": "control", "Explore": "explore", "Compile": "compile", "Release": "release"}
 """The closed list of workflow types; no other type may run anything."""
-
-UNTRACED = "untraced"
-"""Session id of the chain that keeps refusals of calls which belong to no session."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from schemas.error import InfrastructureError, InputError, Refused
 
 T = TypeVar("T")
 
-HEAD = "r0001"
+HEAD = "r0002"
 """The migration that this code is written for."""
 BUSY_TIMEOUT_MS = 30_000
 """How long one process waits for another one's write."""
@@ -101,6 +101,10 @@ class Store:
         except DBAPIError as error:
             raise _unavailable(error) from error
 
+    def tenant(self, tenant_id: str) -> TenantStore:
+        """The store as one tenant may see it; what repositories are given."""
+        return TenantStore(self, tenant_id)
+
     def close(self) -> None:
         """Finish what is queued and close the file. Later writes are refused."""
         if not self._closed.is_set():
@@ -130,6 +134,22 @@ class Store:
         while not self._jobs.empty():
             if (job := self._jobs.get()) is not None:
                 job.result.set_exception(InfrastructureError("STORE_CLOSED", "the store was closed", "start the worker again"))
+
+
+@dataclass(frozen=True)
+class TenantStore:
+    """One tenant's share of the store. Repositories take this and nothing wider."""
+
+    _store: Store
+    tenant_id: str
+
+    def write(self, function: Callable[[Connection], T]) -> T:
+        """As :meth:`Store.write`; rows of other tenants can be neither seen nor written."""
+        return self._store.write(function)
+
+    def read(self, function: Callable[[Connection], T]) -> T:
+        """As :meth:`Store.read`; rows of other tenants cannot be seen."""
+        return self._store.read(function)
 
 
 def _engine(url: str, *, begin: str, read_only: bool) -> Engine:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 METADATA = MetaData()
 
@@ -45,12 +58,13 @@ EVENT_PAYLOAD = Table(
     "event_payload", METADATA,
     Column("event_id", String(36), primary_key=True),
     *_trace_keys(),
+    Column("key_id", String(64), nullable=True),
     Column("salt", LargeBinary, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Index("ix_event_payload_session", "tenant_id", "session_id"),
 )  # fmt: skip
-"""JCS bytes of each event's payload, and the salt of its commitment."""
+"""JCS bytes of each event's payload, encrypted under ``key_id`` (null: as they are), and the salt of its commitment."""
 
 EXECUTION = Table(
     "execution", METADATA,
@@ -62,6 +76,7 @@ EXECUTION = Table(
     Column("parent_run_id", String(64), nullable=True),
     Column("principal_id", String(256), nullable=False),
     Column("phase", String(16), nullable=False),
+    Column("role", String(32), nullable=False, server_default="operator"),
     Column("generation", Integer, nullable=False),
     Column("reset", Boolean, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
@@ -75,6 +90,7 @@ EFFECT = Table(
     *_trace_keys(primary=True),
     Column("attempt_key", String(512), nullable=False),
     Column("attempts", Integer, nullable=False),
+    Column("failures", Integer, nullable=False, server_default="0"),
     Column("outcome", String(16), nullable=False),
     Column("result_json", Text, nullable=True),
     *_times(),
@@ -107,3 +123,276 @@ CURSOR = Table(
     *_times(),
 )  # fmt: skip
 """How far a long activity got, so that a new attempt goes on from there."""
+
+# --- identity, leases, kill switches (contracts §3, §16) -------------------------------------------------------------
+
+TENANT = Table(
+    "tenant", METADATA,
+    *_trace_keys(primary=True),
+    Column("name", String(256), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("currency", String(8), nullable=False),
+    *_times(),
+)  # fmt: skip
+"""``status``: active, suspended, closed."""
+
+NAMESPACE = Table(
+    "namespace", METADATA,
+    Column("namespace", String(256), primary_key=True),
+    *_trace_keys(),
+    Column("created_at_ms", BigInteger, nullable=False),
+)  # fmt: skip
+"""A Temporal namespace belongs to one tenant, for good."""
+
+PRINCIPAL = Table(
+    "principal", METADATA,
+    Column("principal_id", String(256), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("kind", String(16), nullable=False),
+    Column("issuer", String(512), nullable=False),
+    Column("subject", String(512), nullable=False),
+    Column("status", String(16), nullable=False),
+    *_times(),
+    UniqueConstraint("tenant_id", "issuer", "subject", name="uq_principal_subject"),
+)  # fmt: skip
+"""``issuer`` is an OIDC issuer, ``ssh`` (subject: key fingerprint), ``temporal`` (stamped name) or ``local`` (subject: uid)."""
+
+ROLE_BINDING = Table(
+    "role_binding", METADATA,
+    Column("principal_id", String(256), primary_key=True),
+    Column("role", String(32), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("granted_by", String(256), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)  # fmt: skip
+
+POLICY_BINDING = Table(
+    "policy_binding", METADATA,
+    Column("policy_id", String(128), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("role", String(32), nullable=False),
+    Column("allowed_actions_json", Text, nullable=False),
+    Column("capability_prefixes_json", Text, nullable=False),
+    Column("path_tier_max", String(4), nullable=False),
+    Column("autonomy_tier", String(4), nullable=False),
+    Column("max_memory_mb", Integer, nullable=False),
+    Column("max_tokens", Integer, nullable=False),
+    Column("policy_digest", String(71), nullable=False),
+    *_times(),
+    UniqueConstraint("tenant_id", "role", name="uq_policy_binding_role"),
+)  # fmt: skip
+"""What a role may do at most; an empty list means nothing."""
+
+SESSION_LEASE = Table(
+    "session_lease", METADATA,
+    Column("lease_id", String(64), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("principal_id", String(256), nullable=False),
+    Column("policy_id", String(128), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("issued_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("revoked_at_ms", BigInteger, nullable=True),
+    Column("revoked_reason", String(256), nullable=True),
+    UniqueConstraint("tenant_id", "session_id", "generation", name="uq_session_lease_generation"),
+)  # fmt: skip
+"""One row per generation; the newest counts. A row, no secret."""
+
+USED_TOKEN = Table(
+    "used_token", METADATA,
+    Column("issuer", String(512), primary_key=True),
+    Column("jti", String(512), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)  # fmt: skip
+"""Tokens that acted once; each acts once only."""
+
+SCHEDULE_OWNER = Table(
+    "schedule_owner", METADATA,
+    Column("schedule_id", String(256), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("principal_id", String(256), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)  # fmt: skip
+"""On whose behalf a Temporal schedule starts workflows; a schedule without an owner starts nothing."""
+
+KILL_SWITCH = Table(
+    "kill_switch", METADATA,
+    Column("scope", String(16), primary_key=True),
+    Column("target", String(512), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("active", Boolean, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("reason", String(1024), nullable=False),
+    Column("changed_by", String(256), nullable=False),
+    *_times(),
+)  # fmt: skip
+"""``scope`` is everything (of tenant ``*``), tenant, session or capability; ``epoch`` counts the changes."""
+
+# --- ledger (contracts §4) -------------------------------------------------------------------------------------------
+
+BUDGET_ACCOUNT = Table(
+    "budget_account", METADATA,
+    Column("account_id", String(256), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("parent_account_id", String(256), nullable=True),
+    Column("unit", String(16), nullable=False),
+    Column("debits_pending", BigInteger, nullable=False),
+    Column("debits_posted", BigInteger, nullable=False),
+    Column("credits_posted", BigInteger, nullable=False),
+    Column("debits_must_not_exceed_credits", Boolean, nullable=False),
+    Column("frozen", Boolean, nullable=False),
+    *_times(),
+    Index("ix_budget_account_session", "tenant_id", "session_id"),
+)  # fmt: skip
+
+LEDGER_ENTRY = Table(
+    "ledger_entry", METADATA,
+    Column("ledger_id", String(512), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("debit_account_id", String(256), nullable=False),
+    Column("credit_account_id", String(256), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("unit", String(16), nullable=False),
+    Column("pending_id", String(512), nullable=True),
+    Column("expires_at_ms", BigInteger, nullable=True),
+    Column("token_cost", BigInteger, nullable=False),
+    Column("tool_cost", BigInteger, nullable=False),
+    Column("duration_cost", BigInteger, nullable=False),
+    Column("price_table_version", String(64), nullable=False),
+    Column("reason", String(512), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_ledger_entry_session", "tenant_id", "session_id"),
+    Index("ix_ledger_entry_pending", "tenant_id", "pending_id"),
+)  # fmt: skip
+"""Append-only: grant, reserve, settle, void, expire, overrun, blocked."""
+
+RESERVATION = Table(
+    "reservation", METADATA,
+    Column("pending_id", String(512), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("effect_key", String(512), nullable=False),
+    Column("account_id", String(256), nullable=False),
+    Column("unit", String(16), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("settled", BigInteger, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    *_times(),
+    Index("ix_reservation_effect", "tenant_id", "effect_key"),
+    Index("ix_reservation_open", "tenant_id", "status", "expires_at_ms"),
+)  # fmt: skip
+"""One per effect and unit: open, then exactly one of settled, voided, expired."""
+
+QUOTA_WINDOW = Table(
+    "quota_window", METADATA,
+    Column("window_id", String(256), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("account_id", String(256), nullable=False),
+    Column("window_start_ms", BigInteger, nullable=False),
+    Column("window_end_ms", BigInteger, nullable=False),
+    Column("window_budget", BigInteger, nullable=False),
+    Column("consumed", BigInteger, nullable=False),
+    Column("blocked_count", Integer, nullable=False),
+    *_times(),
+)  # fmt: skip
+
+COST_ATTRIBUTION = Table(
+    "cost_attribution", METADATA,
+    Column("attribution_id", String(512), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("role", String(32), nullable=False),
+    Column("model", String(128), nullable=True),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("tool_invocations", BigInteger, nullable=False),
+    Column("cpu_ms", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("egress_bytes", BigInteger, nullable=False),
+    Column("token_cost_micros", BigInteger, nullable=False),
+    Column("tool_cost_micros", BigInteger, nullable=False),
+    Column("duration_cost_micros", BigInteger, nullable=False),
+    Column("total_cost_micros", BigInteger, nullable=False),
+    Column("price_table_version", String(64), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_cost_attribution_session", "tenant_id", "session_id"),
+)  # fmt: skip
+"""Append-only: one per settled effect."""
+
+# --- breaker (contracts §6) ------------------------------------------------------------------------------------------
+
+BREAKER = Table(
+    "breaker", METADATA,
+    Column("scope_key", String(512), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("phase", String(16), nullable=False),
+    Column("failure_count", Integer, nullable=False),
+    Column("success_count", Integer, nullable=False),
+    Column("threshold", Integer, nullable=False),
+    Column("cooldown_ms", BigInteger, nullable=False),
+    Column("opened_at_ms", BigInteger, nullable=True),
+    Column("probe_id", String(512), nullable=True),
+    Column("probe_until_ms", BigInteger, nullable=True),
+    Column("last_failure_ms", BigInteger, nullable=True),
+    Column("last_success_ms", BigInteger, nullable=True),
+    Column("last_reason", String(256), nullable=False),
+    Column("generation", Integer, nullable=False),
+    *_times(),
+)  # fmt: skip
+
+# --- checkpoints, payload keys, erasure, read views (contracts §8, threats 7.1, 7.2) ---------------------------------
+
+CHECKPOINT = Table(
+    "checkpoint", METADATA,
+    Column("number", BigInteger, primary_key=True),
+    *_trace_keys(primary=True),
+    Column("sessions", Integer, nullable=False),
+    Column("root_sha256", String(64), nullable=False),
+    Column("previous_root", String(64), nullable=False),
+    Column("signed_note", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)  # fmt: skip
+"""Append-only. ``signed_note``: C2SP signed note over number, sessions, root and previous root."""
+
+CHECKPOINT_HEAD = Table(
+    "checkpoint_head", METADATA,
+    Column("number", BigInteger, nullable=False),
+    *_trace_keys(),
+    Column("seq", Integer, nullable=False),
+    Column("hash", String(64), nullable=False),
+    PrimaryKeyConstraint("tenant_id", "number", "session_id"),
+)  # fmt: skip
+"""Append-only: heads that changed since the checkpoint before; the others are as they were."""
+
+PAYLOAD_KEY = Table(
+    "payload_key", METADATA,
+    Column("key_id", String(64), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("status", String(16), nullable=False),
+    *_times(),
+)  # fmt: skip
+"""Data keys of a tenant's payloads, wrapped by the key in the home's keys folder."""
+
+PAYLOAD_ERASURE = Table(
+    "payload_erasure", METADATA,
+    Column("event_id", String(36), primary_key=True),
+    *_trace_keys(),
+    Column("authority_event_id", String(36), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)  # fmt: skip
+"""Append-only tombstones: payload and salt of ``event_id`` were deleted on the authority of a ``payload.erased`` event."""
+
+SESSION_VIEW = Table(
+    "session_view", METADATA,
+    *_trace_keys(),
+    Column("seq", Integer, nullable=False),
+    Column("view_json", Text, nullable=False),
+    *_times(),
+    PrimaryKeyConstraint("tenant_id", "session_id"),
+)  # fmt: skip
+"""A read view: rebuilt at any time from events alone; ``seq`` is the last event that it contains."""
