@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from schemas.event import Actor
+from schemas.identity import Role
 from schemas.task import Phase, TraceKeys
 
 
@@ -21,6 +22,11 @@ class Acting:
     effect_key: str
     attempt_key: str
     attempt: int
+    capability_id: str = ""
+    """Empty where the call was refused before it was known."""
+    role: Role = "operator"
+    generation: int = 1
+    """Of the execution: a reset run has a higher one, which fences the runs before it."""
 
 
 _current: ContextVar[Acting] = ContextVar("acting")
