@@ -73,6 +73,6 @@ def open_bed() -> Iterator[Bed]:
         home = Home.open(Path(name) / "home")
         blobs, objects = BlobStore(home.blobs, "local"), ObjectStore.open(home.objects)
         environments = Environments(home, blobs, objects, root, backend)
-        store = Store.open(f"sqlite:///{home.store}")
+        store = Store.open(f"sqlite:///{home.store}").tenant("local")
         testbed = TestBed(home, blobs, objects, environments, root, backend)
         yield Bed(blobs, objects, Cursors(store), environments, testbed, root, backend)

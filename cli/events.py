@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
         session_id = session_of(local, id)
         if verify:
             raise typer.Exit(_verify(local, session_id, as_json))
-        rows = local.chain.read(local.tenant_id, session_id)
+        rows = local.chain.read(session_id)
         if as_json:
             emit([{**event.model_dump(mode="json"), "payload": payload} for event, payload in rows])
             return
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
         """The recorded steps of Explore, one JSON object per line."""
         local = open_local(read_settings())
         session_id = session_of(local, id)
-        for event, payload in local.chain.read(local.tenant_id, session_id):
+        for event, payload in local.chain.read(session_id):
             if event.kind == "trajectory.sealed":
                 results.file.write(inert_json(local.blobs.get(str(payload["sha256"])).decode("utf-8")))
                 return
@@ -56,15 +56,15 @@ def register(app: typer.Typer) -> None:
 
 def session_of(local: LocalStore, id: str) -> str:
     """A session id from a workflow id or a session id."""
-    found = local.executions.session_of(local.tenant_id, id)
+    found = local.executions.session_of(id)
     if found is None:
         raise InputError("SESSION_UNKNOWN", f"nothing is recorded of {id}", "list sessions in the Temporal UI")
     return found
 
 
 def _verify(local: LocalStore, session_id: str, as_json: bool) -> int:
-    findings = local.chain.verify(local.tenant_id, session_id)
-    count = len(local.chain.read(local.tenant_id, session_id)) if not findings else None
+    findings = local.chain.verify(session_id)
+    count = len(local.chain.read(session_id)) if not findings else None
     if as_json:
         emit({"session_id": session_id, "ok": not findings, "events": count, "findings": [str(finding) for finding in findings]})
     elif findings:

@@ -10,7 +10,7 @@ from activities.record.chain import EventChain
 from activities.record.executions import ExecutionRows
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
-from activities.record.store import Store
+from activities.record.store import Store, TenantStore
 from schemas.approval import ApprovalRequest
 from schemas.error import InputError
 from workers.settings import Settings
@@ -22,24 +22,24 @@ class LocalStore:
 
     home: Home
     tenant_id: str
-    store: Store
+    store: TenantStore
     blobs: BlobStore
     objects: ObjectStore
     chain: EventChain
     executions: ExecutionRows
 
     def pending_approvals(self) -> list[ApprovalRequest]:
-        return [stored.request for stored in Approvals(self.store).pending(self.tenant_id)]
+        return [stored.request for stored in Approvals(self.store).pending()]
 
     def approval(self, approval_id: str) -> ApprovalRequest:
-        found = Approvals(self.store).get(self.tenant_id, approval_id)
+        found = Approvals(self.store).get(approval_id)
         if found is None:
             raise InputError("UNKNOWN_APPROVAL", f"no request {approval_id}", "list them with `gen4 approvals`")
         return found.request
 
     def find_approval(self, prefix: str) -> ApprovalRequest:
         """Raises InputError when none or several requests start with ``prefix``."""
-        found = [stored.request for stored in Approvals(self.store).find(self.tenant_id, prefix)]
+        found = [stored.request for stored in Approvals(self.store).find(prefix)]
         if len(found) != 1:
             raise InputError("UNKNOWN_APPROVAL", f"{len(found)} pending requests match", "give the workflow id")
         return found[0]
@@ -47,7 +47,7 @@ class LocalStore:
 
 def open_local(settings: Settings) -> LocalStore:
     home = Home.open(settings.home)
-    store = Store.open(f"sqlite:///{home.store}")
+    store = Store.open(f"sqlite:///{home.store}").tenant(settings.tenant)
     return LocalStore(
         home=home, tenant_id=settings.tenant, store=store, blobs=BlobStore(home.blobs, settings.tenant),
         objects=ObjectStore.open(home.objects), chain=EventChain(store), executions=ExecutionRows(store),

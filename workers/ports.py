@@ -25,7 +25,7 @@ from activities.record.chain import EventChain
 from activities.record.cursors import Cursors
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
-from activities.record.store import Store, now_ms
+from activities.record.store import Store, TenantStore, now_ms
 from activities.testbed.activities import TestbedActivities
 from activities.testbed.environment import Environments
 from activities.testbed.run import TestBed
@@ -39,7 +39,7 @@ from workers.settings import Settings
 class Ports:
     """One object graph per worker process. ``known_to_policy``: ids of the capabilities that some phase may use."""
 
-    store: Store
+    store: TenantStore
     policy: PolicyEngine
     operator_id: str
     known_to_policy: frozenset[str]
@@ -55,7 +55,7 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
     """
     require_backend(settings.sandbox)  # before minutes go into a base for it
     ensure_operator(home)
-    store = Store.open(f"sqlite:///{home.store}")
+    store = Store.open(f"sqlite:///{home.store}").tenant(settings.tenant)
     policy = _policy(home, endpoints)
     blobs, objects, chain = BlobStore(home.blobs, settings.tenant), ObjectStore.open(home.objects), EventChain(store)
     roots = RootFilesystems(settings.cache)

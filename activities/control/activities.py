@@ -21,7 +21,7 @@ from activities.kernel.judging import PolicyPort
 from activities.kernel.repositories import RepositoryRules
 from activities.record.approvals import Approvals, StoredApproval
 from activities.record.chain import EventChain
-from activities.record.store import Store, now_ms
+from activities.record.store import TenantStore, now_ms
 from schemas.approval import REFUSALS, ApprovalRequest, Ruling, SignedDecision, refusal
 from schemas.canonical import jcs, jcs_sha256
 from schemas.capabilities import (
@@ -55,7 +55,7 @@ class ControlActivities:
     """
 
     def __init__(
-        self, store: Store, keys: Path, policy: PolicyPort, repositories: RepositoryRules, config: SessionConfig,
+        self, store: TenantStore, keys: Path, policy: PolicyPort, repositories: RepositoryRules, config: SessionConfig,
         clock: Callable[[], int] = now_ms,
     ) -> None:  # fmt: skip
         self._store = store
@@ -101,7 +101,7 @@ class ControlActivities:
         who = acting()
         open_ones = [
             stored
-            for stored in self._approvals.of_session(who.keys.tenant_id, who.keys.session_id)
+            for stored in self._approvals.of_session(who.keys.session_id)
             if stored.request.status in _OPEN_STATUSES
         ]
 
@@ -135,7 +135,7 @@ class ControlActivities:
         approvers = Approvers.load(self._keys)
         self._refuse_unaskable(request, who, approvers)
         digest = request.action.digest
-        for stored in self._approvals.of_session(who.keys.tenant_id, who.keys.session_id):
+        for stored in self._approvals.of_session(who.keys.session_id):
             if (stored.request.run_id, stored.request.action_digest) == (who.run_id, digest):
                 return stored.request  # an earlier attempt came this far
         asked_ms = self._clock()
@@ -167,7 +167,7 @@ class ControlActivities:
     def judge_decision(self, request: JudgeDecision) -> Ruling:
         """A decision counts at most once; each that does not is an event with its code."""
         who = acting()
-        stored = self._approvals.get(who.keys.tenant_id, request.approval_id)
+        stored = self._approvals.get(request.approval_id)
         if stored is None:
             raise Refused("UNKNOWN_APPROVAL", "no such request is stored", REFUSALS["UNKNOWN_APPROVAL"])
         if (earlier := _decided(stored)) and earlier["decision_id"] == who.effect_key:
@@ -215,7 +215,7 @@ class ControlActivities:
         who = acting()
 
         def run(connection: Connection) -> Redeemed:
-            stored = self._approvals.get(who.keys.tenant_id, request.approval_id, connection)
+            stored = self._approvals.get(request.approval_id, connection)
             if stored is None or stored.keys.session_id != who.keys.session_id:
                 raise Refused("UNKNOWN_APPROVAL", "no such request in this session", REFUSALS["UNKNOWN_APPROVAL"])
             decided = _decided(stored)

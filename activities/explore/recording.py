@@ -56,7 +56,7 @@ class RecordedSearch:
 
     def resume(self) -> Progress:
         """The progress of an earlier attempt, or none."""
-        stored = self._stores.cursors.load(self._keys.tenant_id, self._cursor_key)
+        stored = self._stores.cursors.load(self._cursor_key)
         progress = Progress() if stored is None else Progress.model_validate(stored)
         clock = {} if self._stores.clock is None else {"clock": self._stores.clock}
         self._writer = TrajectoryWriter(AGENT, self._stores.blobs, progress.steps, **clock)

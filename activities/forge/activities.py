@@ -19,7 +19,7 @@ from activities.kernel.ssh import new_key
 from activities.record.approvals import Approvals, StoredApproval
 from activities.record.chain import EventChain
 from activities.record.objects import ObjectStore
-from activities.record.store import Store, now_ms
+from activities.record.store import TenantStore, now_ms
 from schemas.capabilities import DELIVER, FETCH_SOURCE, SEAL_COMMIT, FetchSource, SealCommit, SealedCommit
 from schemas.event import EventDraft, EventKind
 from schemas.request import ReleaseRequest, ReleaseResult, ReleaseSummary
@@ -35,7 +35,7 @@ class ForgeActivities:
     """
 
     def __init__(
-        self, store: Store, objects: ObjectStore, objects_path: Path, keys: Path, policy: PolicyPort,
+        self, store: TenantStore, objects: ObjectStore, objects_path: Path, keys: Path, policy: PolicyPort,
         repositories: RepositoryRules, clock: Callable[[], int] = now_ms,
     ) -> None:  # fmt: skip
         self._chain = EventChain(store)
@@ -84,7 +84,7 @@ class ForgeActivities:
         4. The ref still at ``expected_head``: push with that lease, read back. Anywhere else: TARGET_CHANGED.
         """
         who = acting()
-        stored = refuse_unapproved(self._approvals.get(who.keys.tenant_id, request.approval_id), request, who)
+        stored = refuse_unapproved(self._approvals.get(request.approval_id), request, who)
         admitted = self._repositories.admit(request.repository)
         with _uninterrupted():
             head = self._targets.head(admitted, request.target_ref)

@@ -33,7 +33,7 @@ from activities.kernel.outcome import MESSAGE_CHARS, Outcome, of_error, of_resul
 from activities.kernel.questions import ask_phase, ask_release
 from activities.kernel.recording import Recording
 from activities.record.executions import ExecutionRow, ExecutionRows
-from activities.record.store import Store
+from activities.record.store import TenantStore
 from schemas.capabilities import CAPABILITIES
 from schemas.capability import Capability
 from schemas.error import Gen4Error, InfrastructureError
@@ -65,7 +65,7 @@ class Gate(Interceptor):
     """
 
     client: Client
-    store: Store
+    store: TenantStore
     policy: PolicyPort
     tenant_id: str
     operator_id: str
@@ -192,7 +192,7 @@ class _Inquiry:
 
     async def _row(self, workflow_id: str, run_id: str, depth: int = 0) -> ExecutionRow | None:
         tenant = self._gate.tenant_id
-        row = await _in_thread("STORE_UNAVAILABLE", lambda: self._rows.get(tenant, workflow_id, run_id))
+        row = await _in_thread("STORE_UNAVAILABLE", lambda: self._rows.get(workflow_id, run_id))
         if row is not None or depth > MAX_LINEAGE:
             return row
         started = await read_started(self._gate.client, workflow_id, run_id)

@@ -10,7 +10,7 @@ from activities.kernel.admission import Call
 from activities.kernel.judging import PolicyPort
 from activities.record.approvals import Approvals, StoredApproval
 from activities.record.effects import Effects
-from activities.record.store import Store
+from activities.record.store import TenantStore
 from schemas.policy import PolicyDecision
 
 
@@ -20,17 +20,17 @@ def ask_phase(policy: PolicyPort, call: Call) -> PolicyDecision:
     return policy.decide("gen4.gate", {"phase": phase, "parent": call.parent_phase, "capability": call.activity_type})
 
 
-def ask_release(policy: PolicyPort, store: Store, call: Call, who: Acting) -> PolicyDecision | None:
+def ask_release(policy: PolicyPort, store: TenantStore, call: Call, who: Acting) -> PolicyDecision | None:
     """Is this irreversible action approved, now? None where the request names no approval that we know: not asked, denied."""
     approval_id = getattr(call.request, "approval_id", None)
     if call.capability is None or call.capability.side_effect != "irreversible" or not isinstance(approval_id, str):
         return None
-    stored = Approvals(store).get(who.keys.tenant_id, approval_id)
+    stored = Approvals(store).get(approval_id)
     if stored is None or call.request is None:
         return None
     question = {
         "now_ms": time.time_ns() // 1_000_000,
-        "resuming": Effects(store).get(who.keys.tenant_id, who.effect_key) is not None,
+        "resuming": Effects(store).get(who.effect_key) is not None,
         "tenant_id": who.keys.tenant_id,
         "session_id": who.keys.session_id,
         "request": call.request.model_dump(mode="json"),

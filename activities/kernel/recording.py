@@ -15,7 +15,7 @@ from activities.record.approvals import Approvals
 from activities.record.chain import EventChain
 from activities.record.effects import Effects, StoredReceipt
 from activities.record.executions import ExecutionRow
-from activities.record.store import Store
+from activities.record.store import TenantStore
 from schemas.approval import ApprovalRequest, ApprovalStatus
 from schemas.capability import Capability
 from schemas.error import Refused
@@ -29,7 +29,7 @@ ENGINE = Actor(principal_id="gen4", kind="engine")
 class Recording:
     """Blocking; every method raises InfrastructureError when the store is down."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: TenantStore) -> None:
         self._store = store
         self._chain = EventChain(store)
         self._effects = Effects(store)
@@ -78,7 +78,7 @@ class Recording:
     def reset(self, row: ExecutionRow, original_run_id: str) -> None:
         """A reset run showed itself; once per run. Approvals of its session that were not redeemed are void (threats 6.3)."""
         keys = keys_of(row, row.tenant_id)
-        open_approvals = [stored.request for stored in self._approvals.of_session(row.tenant_id, row.session_id)]
+        open_approvals = [stored.request for stored in self._approvals.of_session(row.session_id)]
         draft = EventDraft(
             kind="execution.reset", task_id=row.task_id, idempotency_key=f"{row.run_id}/execution.reset",
             payload={

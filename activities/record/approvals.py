@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, select
 
-from activities.record.store import Store, now_ms
+from activities.record.store import TenantStore, now_ms
 from activities.record.tables import APPROVAL
 from schemas.approval import ApprovalRequest, ApprovalStatus
 from schemas.canonical import jcs
@@ -31,18 +31,19 @@ class StoredApproval(Payload):
 
 
 class Approvals:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: TenantStore) -> None:
         self._store = store
 
     def put(self, request: ApprovalRequest, keys: TraceKeys, connection: Connection | None = None) -> StoredApproval:
         """Insert a request if its id is new; return what is stored.
 
         Raises:
-            Refused: ID_CONFLICT when the id is taken by another request or session.
+            Refused: ID_CONFLICT when the id is taken by another request or session; TENANT_MISMATCH.
         """
+        self._store.require(keys.tenant_id)
 
         def run(transaction: Connection) -> StoredApproval:
-            stored = _first(transaction, APPROVAL.c.approval_id == request.approval_id)
+            stored = _first(transaction, self._mine(APPROVAL.c.approval_id == request.approval_id))
             if stored is None:
                 return _insert(transaction, request, keys)
             if stored.keys != keys or stored.request.model_copy(update={"status": request.status}) != request:
@@ -51,23 +52,23 @@ class Approvals:
 
         return run(connection) if connection is not None else self._store.write(run)
 
-    def get(self, tenant_id: str, approval_id: str, connection: Connection | None = None) -> StoredApproval | None:
+    def get(self, approval_id: str, connection: Connection | None = None) -> StoredApproval | None:
         """Args: ``connection`` of a running :meth:`Store.write`, to read inside its transaction."""
 
         def run(transaction: Connection) -> StoredApproval | None:
-            return _first(transaction, (APPROVAL.c.tenant_id == tenant_id) & (APPROVAL.c.approval_id == approval_id))
+            return _first(transaction, self._mine(APPROVAL.c.approval_id == approval_id))
 
         return run(connection) if connection is not None else self._store.read(run)
 
-    def pending(self, tenant_id: str) -> list[StoredApproval]:
+    def pending(self) -> list[StoredApproval]:
         """All requests that wait for a decision, oldest first."""
-        return self._all((APPROVAL.c.tenant_id == tenant_id) & (APPROVAL.c.status == "pending"))
+        return self._all(APPROVAL.c.status == "pending")
 
-    def of_session(self, tenant_id: str, session_id: str) -> list[StoredApproval]:
+    def of_session(self, session_id: str) -> list[StoredApproval]:
         """All requests of a session, whatever their status, oldest first."""
-        return self._all((APPROVAL.c.tenant_id == tenant_id) & (APPROVAL.c.session_id == session_id))
+        return self._all(APPROVAL.c.session_id == session_id)
 
-    def find(self, tenant_id: str, digest_prefix: str) -> list[StoredApproval]:
+    def find(self, digest_prefix: str) -> list[StoredApproval]:
         """Requests whose action digest starts with the prefix. It finds only: decisions carry all 64 digits (threats 6.2).
 
         Args:
@@ -79,8 +80,7 @@ class Approvals:
         match = _PREFIX.match(digest_prefix)
         if match is None:
             raise InputError("DIGEST_PREFIX", "a digest prefix has 12 to 64 lower-case hex digits", "copy more of the digest")
-        wanted = APPROVAL.c.action_digest.startswith("sha256:" + match.group(2))
-        return self._all((APPROVAL.c.tenant_id == tenant_id) & wanted)
+        return self._all(APPROVAL.c.action_digest.startswith("sha256:" + match.group(2)))
 
     def set_status(
         self,
@@ -98,7 +98,7 @@ class Approvals:
         values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         change = (
             APPROVAL.update()
-            .where(APPROVAL.c.approval_id == approval_id, APPROVAL.c.status == expected)
+            .where(self._mine(APPROVAL.c.approval_id == approval_id), APPROVAL.c.status == expected)
             .values(status=new, updated_at_ms=now_ms(), **values)
         )
 
@@ -107,8 +107,11 @@ class Approvals:
 
         return run(connection) if connection is not None else self._store.write(run)
 
+    def _mine(self, wanted: ColumnElement[bool]) -> ColumnElement[bool]:
+        return (APPROVAL.c.tenant_id == self._store.tenant_id) & wanted
+
     def _all(self, wanted: ColumnElement[bool]) -> list[StoredApproval]:
-        query = select(APPROVAL).where(wanted).order_by(APPROVAL.c.created_at_ms, APPROVAL.c.approval_id)
+        query = select(APPROVAL).where(self._mine(wanted)).order_by(APPROVAL.c.created_at_ms, APPROVAL.c.approval_id)
         return [_stored(row) for row in self._store.read(lambda connection: connection.execute(query).all())]
 
 

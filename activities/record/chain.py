@@ -17,7 +17,7 @@ import rfc8785
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row, select
 
-from activities.record.store import Store, now_ms
+from activities.record.store import TenantStore, now_ms
 from activities.record.tables import EVENT, EVENT_PAYLOAD
 from schemas.canonical import StrictJsonError, jcs, strict_json
 from schemas.error import InputError, Refused
@@ -41,7 +41,7 @@ class Finding:
 class EventChain:
     """Appends and reads. Every method may be called from several threads and processes at once."""
 
-    def __init__(self, store: Store, clock: Callable[[], int] = now_ms) -> None:
+    def __init__(self, store: TenantStore, clock: Callable[[], int] = now_ms) -> None:
         self._store = store
         self._clock = clock
 
@@ -57,8 +57,9 @@ class EventChain:
 
         Raises:
             InputError: NOT_CANONICAL for a payload with NaN, integers of 2**53 and more, or lone surrogates.
-            Refused: ID_CONFLICT when a recorded key comes again with another body.
+            Refused: ID_CONFLICT when a recorded key comes again with another body; TENANT_MISMATCH.
         """
+        self._store.require(keys.tenant_id)
         bodies = [_canonical(draft) for draft in drafts]
 
         def run(transaction: Connection) -> tuple[Event, ...]:
@@ -67,24 +68,24 @@ class EventChain:
 
         return run(connection) if connection is not None else self._store.write(run)
 
-    def read(self, tenant_id: str, session_id: str) -> list[tuple[Event, dict[str, Any]]]:
+    def read(self, session_id: str) -> list[tuple[Event, dict[str, Any]]]:
         """All events of a session in order, each with its payload. Not verified: see :meth:`verify`."""
-        query = _session_query(tenant_id, session_id)
+        query = _session_query(self._store.tenant_id, session_id)
         rows = self._store.read(lambda connection: connection.execute(query).all())
         return [(_event_of(row), strict_json(row.payload)) for row in rows]
 
-    def sessions(self, tenant_id: str) -> list[str]:
+    def sessions(self) -> list[str]:
         """Ids of all sessions with a chain, oldest first."""
-        first = (EVENT.c.tenant_id == tenant_id) & (EVENT.c.seq == 1)
+        first = (EVENT.c.tenant_id == self._store.tenant_id) & (EVENT.c.seq == 1)
         query = select(EVENT.c.session_id).where(first).order_by(EVENT.c.recorded_at_ms)
         return [str(value) for value in self._store.read(lambda connection: connection.execute(query).scalars().all())]
 
-    def verify(self, tenant_id: str, session_id: str) -> list[Finding]:
+    def verify(self, session_id: str) -> list[Finding]:
         """The first bad record of the chain, or an empty list. An unknown session has an empty, sound chain."""
-        query = _session_query(tenant_id, session_id)
+        query = _session_query(self._store.tenant_id, session_id)
         orphans = (
             select(EVENT_PAYLOAD.c.event_id)
-            .where(EVENT_PAYLOAD.c.tenant_id == tenant_id, EVENT_PAYLOAD.c.session_id == session_id)
+            .where(EVENT_PAYLOAD.c.tenant_id == self._store.tenant_id, EVENT_PAYLOAD.c.session_id == session_id)
             .where(EVENT_PAYLOAD.c.event_id.not_in(select(EVENT.c.event_id)))
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 import rfc8785
 from sqlalchemy import Connection, select
 
-from activities.record.store import Store, now_ms
+from activities.record.store import TenantStore, now_ms
 from activities.record.tables import CURSOR
 from schemas.canonical import jcs, strict_json
 from schemas.error import InputError
@@ -17,11 +17,11 @@ from schemas.task import TraceKeys
 class Cursors:
     """One JSON object per key; the last save wins."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    def load(self, tenant_id: str, key: str) -> dict[str, Any] | None:
-        query = select(CURSOR.c.value_json).where(CURSOR.c.tenant_id == tenant_id, CURSOR.c.cursor_key == key)
+    def load(self, key: str) -> dict[str, Any] | None:
+        query = select(CURSOR.c.value_json).where(CURSOR.c.tenant_id == self._store.tenant_id, CURSOR.c.cursor_key == key)
         text = self._store.read(lambda connection: connection.execute(query).scalar_one_or_none())
         if text is None:
             return None
@@ -33,7 +33,9 @@ class Cursors:
 
         Raises:
             InputError: NOT_CANONICAL for values that have no canonical JSON.
+            Refused: TENANT_MISMATCH.
         """
+        self._store.require(keys.tenant_id)
         try:
             text = jcs(value).decode()
         except rfc8785.CanonicalizationError as error:

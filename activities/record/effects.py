@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from sqlalchemy import Connection, Row, func, select
 
-from activities.record.store import Store, now_ms
+from activities.record.store import TenantStore, now_ms
 from activities.record.tables import EFFECT
 from schemas.error import Refused
 from schemas.model import Payload
@@ -38,7 +38,7 @@ class StoredReceipt(Payload):
 
 
 class Effects:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: TenantStore) -> None:
         self._store = store
 
     def begin(self, acting: EffectKeys, capability_id: str, connection: Connection | None = None) -> StoredReceipt | None:
@@ -49,8 +49,9 @@ class Effects:
             an earlier attempt left ``started`` or ``unknown`` also gives None: see :meth:`get` before an irreversible step.
 
         Raises:
-            Refused: ID_CONFLICT when the effect key belongs to another capability.
+            Refused: ID_CONFLICT when the effect key belongs to another capability; TENANT_MISMATCH.
         """
+        self._store.require(acting.keys.tenant_id)
 
         def run(transaction: Connection) -> StoredReceipt | None:
             stored = _find(transaction, acting.keys.tenant_id, acting.effect_key)
@@ -74,6 +75,7 @@ class Effects:
         connection: Connection | None = None,
     ) -> StoredReceipt:
         """Record how an attempt ended and return the stored receipt. A success once recorded stays: later ends are no-ops."""
+        self._store.require(acting.keys.tenant_id)
 
         def run(transaction: Connection) -> StoredReceipt:
             stored = _find(transaction, acting.keys.tenant_id, acting.effect_key)
@@ -88,12 +90,13 @@ class Effects:
 
         return run(connection) if connection is not None else self._store.write(run)
 
-    def get(self, tenant_id: str, effect_key: str) -> StoredReceipt | None:
-        return self._store.read(lambda connection: _find(connection, tenant_id, effect_key))
+    def get(self, effect_key: str) -> StoredReceipt | None:
+        return self._store.read(lambda connection: _find(connection, self._store.tenant_id, effect_key))
 
     def count(self, effect_key: str) -> int:
-        """How many effects were recorded under the key, over all tenants and attempts."""
-        query = select(func.count()).select_from(EFFECT).where(EFFECT.c.effect_key == effect_key)
+        """How many effects were recorded under the key, over all attempts."""
+        mine = (EFFECT.c.tenant_id == self._store.tenant_id) & (EFFECT.c.effect_key == effect_key)
+        query = select(func.count()).select_from(EFFECT).where(mine)
         return self._store.read(lambda connection: connection.execute(query).scalar_one())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from activities.record.store import Store, now_ms
+from activities.record.store import TenantStore, now_ms
 from activities.record.tables import EXECUTION
 from schemas.error import Refused
 from schemas.model import Payload
@@ -32,18 +32,19 @@ class ExecutionRow(Payload):
 
 
 class ExecutionRows:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    def get(self, tenant_id: str, workflow_id: str, run_id: str) -> ExecutionRow | None:
-        return self._store.read(lambda connection: _find(connection, tenant_id, workflow_id, run_id))
+    def get(self, workflow_id: str, run_id: str) -> ExecutionRow | None:
+        return self._store.read(lambda connection: _find(connection, self._store.tenant_id, workflow_id, run_id))
 
     def put(self, row: ExecutionRow, connection: Connection | None = None) -> ExecutionRow:
         """Insert if absent and return what is stored.
 
         Raises:
-            Refused: ID_CONFLICT when the run is recorded with other facts.
+            Refused: ID_CONFLICT when the run is recorded with other facts; TENANT_MISMATCH.
         """
+        self._store.require(row.tenant_id)
 
         def run(transaction: Connection) -> ExecutionRow:
             stored = _find(transaction, row.tenant_id, row.workflow_id, row.run_id)
@@ -56,19 +57,19 @@ class ExecutionRows:
 
         return run(connection) if connection is not None else self._store.write(run)
 
-    def session_of(self, tenant_id: str, id: str) -> str | None:
+    def session_of(self, id: str) -> str | None:
         """The session of a workflow id (of its latest run), or ``id`` itself if it names a session."""
         named = (EXECUTION.c.workflow_id == id) | (EXECUTION.c.session_id == id)
-        mine = select(EXECUTION.c.session_id).where(EXECUTION.c.tenant_id == tenant_id, named)
+        mine = select(EXECUTION.c.session_id).where(EXECUTION.c.tenant_id == self._store.tenant_id, named)
         query = mine.order_by(EXECUTION.c.created_at_ms.desc())
         found: str | None = self._store.read(lambda connection: connection.execute(query.limit(1)).scalar_one_or_none())
         return found
 
-    def of_session(self, tenant_id: str, session_id: str) -> list[ExecutionRow]:
+    def of_session(self, session_id: str) -> list[ExecutionRow]:
         """All runs of a session, oldest first."""
         query = (
             select(EXECUTION)
-            .where(EXECUTION.c.tenant_id == tenant_id, EXECUTION.c.session_id == session_id)
+            .where(EXECUTION.c.tenant_id == self._store.tenant_id, EXECUTION.c.session_id == session_id)
             .order_by(EXECUTION.c.created_at_ms)
         )
         return [_row(row) for row in self._store.read(lambda connection: connection.execute(query).all())]

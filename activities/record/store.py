@@ -143,6 +143,16 @@ class TenantStore:
     _store: Store
     tenant_id: str
 
+    def require(self, tenant_id: str) -> None:
+        """Refuse what names another tenant than this store's.
+
+        Raises:
+            Refused: TENANT_MISMATCH.
+        """
+        if tenant_id != self.tenant_id:
+            message = f"a row of tenant {tenant_id!r} was given to the store of {self.tenant_id!r}"
+            raise Refused("TENANT_MISMATCH", message, "act as the tenant whose row it is")
+
     def write(self, function: Callable[[Connection], T]) -> T:
         """As :meth:`Store.write`; rows of other tenants can be neither seen nor written."""
         return self._store.write(function)

@@ -46,11 +46,12 @@ class Desk:
         self.home = Home.open(folder / "home")
         self.key = ensure_operator(self.home)
         self.store = Store.open(f"sqlite:///{self.home.store}")
-        self.chain, self.approvals = EventChain(self.store), Approvals(self.store)
+        self.tenant = self.store.tenant("local")
+        self.chain, self.approvals = EventChain(self.tenant), Approvals(self.tenant)
         self.policy = FixedPolicy()
         self.now = 1_000_000
         self.control = ControlActivities(
-            self.store, self.home.keys, self.policy, RepositoryRules((folder,)), SessionConfig(), clock=lambda: self.now
+            self.tenant, self.home.keys, self.policy, RepositoryRules((folder,)), SessionConfig(), clock=lambda: self.now
         )
         self._calls = itertools.count(1)
         self.keys = TraceKeys(tenant_id="local", trace_id="t", session_id="s", task_id="task")
@@ -100,12 +101,12 @@ class Desk:
         return self.do(self.control.redeem_approval, redeem, call)
 
     def stored(self, request: ApprovalRequest) -> StoredApproval:
-        found = self.approvals.get("local", request.approval_id)
+        found = self.approvals.get(request.approval_id)
         assert found is not None
         return found
 
     def kinds(self) -> list[str]:
-        return [event.kind for event, _ in self.chain.read("local", "s")]
+        return [event.kind for event, _ in self.chain.read("s")]
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ def bed() -> Iterator[Bed]:
         blobs, objects = BlobStore(home.blobs, "local"), ObjectStore.open(home.objects)
         environments = Environments(home, blobs, objects, root, backend)
         testbed = TestBed(home, blobs, objects, environments, root, backend)
-        made = Bed(blobs, objects, Cursors(Store.open(f"sqlite:///{home.store}")), testbed, environments, home.objects)
+        cursors = Cursors(Store.open(f"sqlite:///{home.store}").tenant("local"))
+        made = Bed(blobs, objects, cursors, testbed, environments, home.objects)
         made.environment = environments.prepare(made.tree({"README": b""}), (), made.beat)
         yield made

@@ -31,7 +31,7 @@ def test_localise_and_repair_as_activities(bed: Bed) -> None:
     assert isinstance(explored, Exploration)
     assert explored.candidates[0].fix == "complete"
     assert beats
-    assert bed.cursors.load(KEYS.tenant_id, WHO.effect_key) is not None
+    assert bed.cursors.load(WHO.effect_key) is not None
 
 
 def test_localising_without_a_failing_test_starts_no_sandbox(bed: Bed) -> None:

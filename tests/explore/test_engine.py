@@ -16,7 +16,7 @@ from activities.record.trajectory import read_trajectory
 from schemas.candidate import Exploration
 from schemas.error import InfrastructureError
 from schemas.test_command import parse_test_command
-from tests.explore.bed import COMMIT_TIME, EXAMPLES, KEYS, LIMITS, Bed, Case, files_below
+from tests.explore.bed import COMMIT_TIME, EXAMPLES, LIMITS, Bed, Case, files_below
 
 SOLVED = {
     "stock": "stock/shelf.py",
@@ -88,7 +88,7 @@ def test_a_killed_search_goes_on_from_its_cursor(bed: Bed, monkeypatch: pytest.M
 
     with pytest.raises(Killed):
         bed.repair(case, "killed", dying, keep=2)
-    cursor = bed.cursors.load(KEYS.tenant_id, "killed")
+    cursor = bed.cursors.load("killed")
     assert cursor is not None and cursor["consumed"] > 0
     assert stable(bed, bed.repair(case, "killed", keep=2)) == stable(bed, undisturbed)
 

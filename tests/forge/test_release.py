@@ -38,7 +38,7 @@ class Case:
         self.desk = Desk(folder)
         self.objects = ObjectStore.open(self.desk.home.objects)
         self.forge = ForgeActivities(
-            self.desk.store, self.objects, self.desk.home.objects, self.desk.home.keys, self.desk.policy,
+            self.desk.tenant, self.objects, self.desk.home.objects, self.desk.home.keys, self.desk.policy,
             RepositoryRules((folder,)), clock=lambda: self.desk.now,
         )  # fmt: skip
         self.source: Source = self.do("fetch_source", FetchSource(repository=str(self.repository), ref="refs/heads/main"))

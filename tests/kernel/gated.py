@@ -163,7 +163,7 @@ class Gated:
         return (await self.client.workflow_service.reset_workflow_execution(request)).run_id
 
     def events(self, session_id: str) -> list[tuple[Event, dict[str, Any]]]:
-        return EventChain(self.store).read(TENANT, session_id)
+        return EventChain(self.store.tenant(TENANT)).read(session_id)
 
     def kinds(self, session_id: str) -> list[str]:
         return [event.kind for event, _ in self.events(session_id)]
@@ -174,8 +174,9 @@ async def gated(server: Server, folder: Path, policy: PolicyPort, forge: Forge |
     client, forge, queue = await server.client(), forge or Forge(), f"gated-{uuid.uuid4()}"
     store = Store.open(f"sqlite:///{folder}/store.db")
     gate = Gate(
-        client=client, store=store, policy=policy, tenant_id=TENANT, operator_id=OPERATOR, served=served_by("forge")
-    )
+        client=client, store=store.tenant(TENANT), policy=policy, tenant_id=TENANT, operator_id=OPERATOR,
+        served=served_by("forge"),
+    )  # fmt: skip
     try:
         async with Worker(
             client, task_queue=queue, workflows=[Scripted], activities=activities_of([forge], "forge"), interceptors=[gate],

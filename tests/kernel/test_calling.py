@@ -40,8 +40,9 @@ def test_calls_reach_their_pool_with_its_limits(server: Server, opa: RunningOpa,
     async def scenario() -> None:
         client, store = await server.client(), Store.open(f"sqlite:///{folder}/store.db")
         gate = Gate(
-            client=client, store=store, policy=opa.engine, tenant_id=TENANT, operator_id=OPERATOR, served=served_by("forge")
-        )
+            client=client, store=store.tenant(TENANT), policy=opa.engine, tenant_id=TENANT, operator_id=OPERATOR,
+            served=served_by("forge"),
+        )  # fmt: skip
         pool: dict[str, Any] = {
             "activities": activities_of([Forge()], "forge"), "interceptors": [gate], "activity_executor": ThreadPoolExecutor(2),
         }  # fmt: skip

@@ -66,7 +66,7 @@ def test_a_write_is_decision_receipt_and_one_effect(server: Server, opa: Running
             handle = await it.start("Remediation", SEAL)
             await handle.result()
             assert it.kinds(handle.first_execution_run_id or "") == ["gate.decision", "task.receipt"]
-            assert Effects(it.store).count(it.forge.calls[0][1].effect_key) == 1
+            assert Effects(it.store.tenant(TENANT)).count(it.forge.calls[0][1].effect_key) == 1
 
     asyncio.run(scenario())
 
@@ -136,7 +136,7 @@ def test_a_continued_run_stays_in_its_session_and_its_effects_are_its_own(server
             (_, first), (_, second) = it.forge.calls
             assert first.keys == second.keys and first.run_id != second.run_id
             assert first.effect_key != second.effect_key
-            row = ExecutionRows(it.store).get(TENANT, handle.id, second.run_id)
+            row = ExecutionRows(it.store.tenant(TENANT)).get(handle.id, second.run_id)
             assert row is not None and (row.reset, row.generation) == (False, 1)
 
     asyncio.run(scenario())
@@ -155,7 +155,7 @@ def test_a_reset_run_and_everything_after_it_is_refused(server: Server, opa: Run
             session = handle.first_execution_run_id or ""
             assert it.forge.names() == ["fetch", "fetch"]
             assert it.kinds(session).count("execution.reset") == 1
-            row = ExecutionRows(it.store).get(TENANT, handle.id, run_id)
+            row = ExecutionRows(it.store.tenant(TENANT)).get(handle.id, run_id)
             assert row is not None and (row.session_id, row.reset, row.generation) == (session, True, 2)
 
     asyncio.run(scenario())
@@ -210,7 +210,7 @@ def test_an_outage_inside_an_activity_is_tried_again_and_stays_one_effect(server
             assert "ok" in (await handle.result())[0]
             keys = {who.effect_key for _, who in it.forge.calls}
             assert len(it.forge.calls) == 3 and len(keys) == 1
-            stored = Effects(it.store).get(TENANT, keys.pop())
+            stored = Effects(it.store.tenant(TENANT)).get(keys.pop())
             assert stored is not None and (stored.outcome, stored.attempts) == ("succeeded", 3)
             events = it.events(handle.first_execution_run_id or "")
             outcomes = [payload["outcome"] for event, payload in events if event.kind == "task.receipt"]
@@ -242,7 +242,7 @@ def test_a_finished_effect_is_returned_not_repeated(server: Server, opa: Running
             def lose_the_answer(name: str, who: Acting) -> None:
                 # What a worker records that dies before it can answer.
                 done = SealedCommit(commit_id="9" * 40, target_ref="refs/heads/first", expected_head="0" * 40)
-                Effects(it.store).finish(who, "forge.seal_commit", "succeeded", done.model_dump_json())
+                Effects(it.store.tenant(TENANT)).finish(who, "forge.seal_commit", "succeeded", done.model_dump_json())
                 raise InfrastructureError("WORKER_DIED", "killed")
 
             forge.trouble = lose_the_answer
@@ -311,7 +311,7 @@ def test_a_cancelled_effect_is_unknown_and_stays_cancelled(server: Server, opa: 
             assert isinstance(caught.value.cause, CancelledError)
             _, (_, receipt) = it.events(handle.first_execution_run_id or "")
             assert (receipt["outcome"], receipt["error"]["code"]) == ("unknown", "CANCELLED")
-            stored = Effects(it.store).get(TENANT, it.forge.calls[0][1].effect_key)
+            stored = Effects(it.store.tenant(TENANT)).get(it.forge.calls[0][1].effect_key)
             assert stored is not None and stored.outcome == "unknown"
 
     asyncio.run(scenario())
@@ -322,8 +322,8 @@ def test_the_chain_of_a_busy_session_is_whole(server: Server, opa: RunningOpa, f
         async with gated(server, folder, opa.engine) as it:
             handle = await it.start("Remediation", *[FETCH, SEAL, {"child": "Compile", "steps": [FETCH, SEAL]}] * 3)
             await handle.result()
-            chain, session = EventChain(it.store), handle.first_execution_run_id or ""
-            assert chain.verify(TENANT, session) == []
+            chain, session = EventChain(it.store.tenant(TENANT)), handle.first_execution_run_id or ""
+            assert chain.verify(session) == []
             assert it.kinds(session).count("task.receipt") == 9 and it.kinds(session).count("gate.decision") == 6
 
     asyncio.run(scenario())

@@ -45,7 +45,7 @@ def approve(it: Gated, session_id: str, *, redeem: bool = True, deliver_in_ms: i
         eligible_approvers=("c",), run_id=session_id, nonce="n", requested_at_ms=now, expires_at_ms=now + 60 * MINUTE,
         rollback="delete-branch",
     )  # fmt: skip
-    approvals = Approvals(it.store)
+    approvals = Approvals(it.store.tenant(TENANT))
     approvals.put(request, TraceKeys(tenant_id=TENANT, trace_id="t", session_id=session_id, task_id="k"))
     assert approvals.set_status("a1", "pending", "approved")
     if redeem:
@@ -121,9 +121,9 @@ def test_a_reset_revokes_what_was_approved_and_not_redeemed(server: Server, opa:
             await handle.signal("go", [])
             await handle.result()
             await it.client.get_workflow_handle(handle.id, run_id=await it.reset(handle)).result()
-            (stored,) = Approvals(it.store).of_session(TENANT, session)
+            (stored,) = Approvals(it.store.tenant(TENANT)).of_session(session)
             assert stored.request.status == "revoked"
-            assert Approvals(it.store).pending(TENANT) == []
+            assert Approvals(it.store.tenant(TENANT)).pending() == []
             assert it.kinds(session).count("approval.revoked") == 1
 
     asyncio.run(scenario())

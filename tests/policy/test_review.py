@@ -51,8 +51,9 @@ class Review:
         self.store = Store.open(f"sqlite:///{folder}/store.db")
         self.objects = ObjectStore.open(folder / "objects")
         self.blobs = BlobStore(folder / "blobs", "local")
+        chain = EventChain(self.store.tenant("local"))
         self.activities = PolicyActivities(
-            opa.engine, self.blobs, self.objects, EventChain(self.store), roots=[folder], hosts=["git.example.org"]
+            opa.engine, self.blobs, self.objects, chain, roots=[folder], hosts=["git.example.org"]
         )
 
     def tree(self, files: Files) -> str:
@@ -96,7 +97,7 @@ def review(tmp_path: Path, opa: RunningOpa) -> Iterator[Review]:
 def test_a_fix_of_product_code_is_allowed_and_recorded(review: Review) -> None:
     decision = review.patch({**BASE, "src/shop/price.py": b"x = 2\n"})
     assert decision.decision == "allow" and len(decision.required_checks) == 14
-    [(event, payload)] = EventChain(review.store).read("local", "s")
+    [(event, payload)] = EventChain(review.store.tenant("local")).read("s")
     assert (event.kind, event.capability_id, payload["decision"]) == ("policy.decision", "policy.review_patch", "allow")
     assert payload["policy_digest"] == decision.policy_digest
 

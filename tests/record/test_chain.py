@@ -39,9 +39,9 @@ def fill(chain: EventChain, length: int = LENGTH) -> None:
 
 
 def test_first_event_starts_the_chain_and_each_follows(store: Store) -> None:
-    chain = EventChain(store, clock=lambda: 17)
+    chain = EventChain(store.tenant("acme"), clock=lambda: 17)
     fill(chain)
-    events = [event for event, _ in chain.read("acme", "session")]
+    events = [event for event, _ in chain.read("session")]
     assert [event.seq for event in events] == list(range(1, LENGTH + 1))
     assert events[0].prev_hash == GENESIS
     for before, event in itertools.pairwise(events):
@@ -49,29 +49,31 @@ def test_first_event_starts_the_chain_and_each_follows(store: Store) -> None:
     for event in events:
         assert event.hash == event_hash(event.model_dump(mode="json"))
         assert (event.recorded_at_ms, event.task_id, event.capability_id) == (17, "task", None)
-    assert [payload for _, payload in chain.read("acme", "session")] == [{"n": n} for n in range(1, LENGTH + 1)]
-    assert chain.verify("acme", "session") == []
-    assert chain.sessions("acme") == ["session"]
+    assert [payload for _, payload in chain.read("session")] == [{"n": n} for n in range(1, LENGTH + 1)]
+    assert chain.verify("session") == []
+    assert chain.sessions() == ["session"]
 
 
 def test_sessions_and_tenants_have_chains_of_their_own(store: Store) -> None:
-    chain = EventChain(store)
+    chain = EventChain(store.tenant("acme"))
     fill(chain, 2)
     other = KEYS.model_copy(update={"session_id": "second"})
     foreign = KEYS.model_copy(update={"tenant_id": "other"})
     assert chain.append(other, ACTOR, draft("b"))[0].seq == 1
-    assert chain.append(foreign, ACTOR, draft("key-1", n=1))[0].seq == 1
-    assert set(chain.sessions("acme")) == {"session", "second"}
-    assert chain.sessions("other") == ["session"]
-    assert chain.verify("acme", "unknown") == []
-    assert chain.read("acme", "unknown") == []
+    assert EventChain(store.tenant("other")).append(foreign, ACTOR, draft("key-1", n=1))[0].seq == 1
+    with pytest.raises(Refused, match="TENANT_MISMATCH"):
+        chain.append(foreign, ACTOR, draft("key-2"))
+    assert set(chain.sessions()) == {"session", "second"}
+    assert EventChain(store.tenant("other")).sessions() == ["session"]
+    assert chain.verify("unknown") == []
+    assert chain.read("unknown") == []
 
 
 def test_same_key_and_body_is_a_no_op(store: Store) -> None:
-    chain = EventChain(store)
+    chain = EventChain(store.tenant("acme"))
     first = chain.append(KEYS, ACTOR, draft("a", n=1))
     assert chain.append(KEYS, ACTOR, draft("a", n=1), draft("b", n=2))[0] == first[0]
-    assert len(chain.read("acme", "session")) == 2
+    assert len(chain.read("session")) == 2
 
 
 @pytest.mark.parametrize(
@@ -83,17 +85,17 @@ def test_same_key_and_body_is_a_no_op(store: Store) -> None:
     ],
 )
 def test_same_key_and_other_body_is_a_conflict(store: Store, other: EventDraft) -> None:
-    chain = EventChain(store)
+    chain = EventChain(store.tenant("acme"))
     chain.append(KEYS, ACTOR, draft("a", n=1))
     with pytest.raises(Refused, match="ID_CONFLICT"):
         chain.append(KEYS, ACTOR, other)
     with pytest.raises(Refused, match="ID_CONFLICT"):
         chain.append(KEYS.model_copy(update={"session_id": "second"}), ACTOR, draft("a", n=1))
-    assert len(chain.read("acme", "session")) == 1
+    assert len(chain.read("session")) == 1
 
 
 def test_append_joins_a_transaction(store: Store) -> None:
-    chain = EventChain(store)
+    chain = EventChain(store.tenant("acme"))
 
     def fail(connection: Connection) -> None:
         chain.append(KEYS, ACTOR, draft("a"), connection=connection)
@@ -101,21 +103,21 @@ def test_append_joins_a_transaction(store: Store) -> None:
 
     with pytest.raises(ValueError, match="mistake"):
         store.write(fail)
-    assert chain.read("acme", "session") == []
+    assert chain.read("session") == []
     store.write(lambda connection: chain.append(KEYS, ACTOR, draft("a"), connection=connection))
-    assert chain.verify("acme", "session") == [] and len(chain.read("acme", "session")) == 1
+    assert chain.verify("session") == [] and len(chain.read("session")) == 1
 
 
 @pytest.mark.parametrize("value", [2**53, float("nan"), float("inf"), "\ud800"])
 def test_payload_without_canonical_form_is_refused(store: Store, value: object) -> None:
-    chain = EventChain(store)
+    chain = EventChain(store.tenant("acme"))
     with pytest.raises(InputError, match="NOT_CANONICAL"):
         chain.append(KEYS, ACTOR, draft("good"), draft("bad", value=value))
-    assert chain.read("acme", "session") == []
+    assert chain.read("session") == []
 
 
 def test_equal_payloads_have_unequal_commitments(store: Store) -> None:
-    first, second = EventChain(store).append(KEYS, ACTOR, draft("a", n=1), draft("b", n=1))
+    first, second = EventChain(store.tenant("acme")).append(KEYS, ACTOR, draft("a", n=1), draft("b", n=1))
     assert first.payload_commitment != second.payload_commitment
     salt, payload = store.read(lambda c: c.execute(text("SELECT salt, payload FROM event_payload LIMIT 1")).one())
     assert payload == jcs({"n": 1}) and len(salt) == 32
@@ -127,16 +129,16 @@ def test_many_writers_leave_no_gap(url: str) -> None:
 
     def work(store: Store, name: str) -> None:
         for n in range(15):
-            EventChain(store).append(KEYS, ACTOR, draft(f"{name}-{n}"))
+            EventChain(store.tenant("acme")).append(KEYS, ACTOR, draft(f"{name}-{n}"))
 
     threads = [threading.Thread(target=work, args=(store, f"{a}{b}")) for a, store in enumerate(stores) for b in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    chain = EventChain(stores[0])
-    assert [event.seq for event, _ in chain.read("acme", "session")] == list(range(1, 61))
-    assert chain.verify("acme", "session") == []
+    chain = EventChain(stores[0].tenant("acme"))
+    assert [event.seq for event, _ in chain.read("session")] == list(range(1, 61))
+    assert chain.verify("session") == []
     for store in stores:
         store.close()
 
@@ -155,7 +157,7 @@ def test_many_writers_leave_no_gap(url: str) -> None:
     ],
 )
 def test_the_database_itself_refuses_changes(store: Store, url: str, table: str, statement: str) -> None:
-    chain = EventChain(store)
+    chain = EventChain(store.tenant("acme"))
     fill(chain, 2)
     with pytest.raises(IntegrityError, match="append-only"):
         store.write(lambda connection: connection.exec_driver_sql(statement.format(table)))
@@ -164,7 +166,7 @@ def test_the_database_itself_refuses_changes(store: Store, url: str, table: str,
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         plain.execute(statement.format(table))
     plain.close()
-    assert chain.verify("acme", "session") == []
+    assert chain.verify("session") == []
 
 
 # --- an attacker with the file ---------------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ def tampered(change: Callable[[sqlite3.Connection], object]) -> Iterator[list[Fi
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "store.db"
         store = Store.open(f"sqlite:///{file}")
-        chain = EventChain(store)
+        chain = EventChain(store.tenant("acme"))
         fill(chain)
         raw = sqlite3.connect(file)
         for (trigger,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
@@ -183,7 +185,7 @@ def tampered(change: Callable[[sqlite3.Connection], object]) -> Iterator[list[Fi
         change(raw)
         raw.commit()
         raw.close()
-        yield chain.verify("acme", "session")
+        yield chain.verify("session")
         store.close()
 
 
@@ -283,7 +285,7 @@ from activities.record.chain import EventChain
 from activities.record.store import Store
 from schemas.event import Actor, EventDraft
 from schemas.task import TraceKeys
-chain = EventChain(Store.open(sys.argv[1]))
+chain = EventChain(Store.open(sys.argv[1]).tenant('acme'))
 keys = TraceKeys(tenant_id="acme", trace_id="trace", session_id="session", task_id="task")
 actor = Actor(principal_id="p", kind="engine")
 for n in range(10_000):
@@ -300,8 +302,8 @@ def test_what_was_acknowledged_survives_a_kill(url: str) -> None:
     acknowledged += [int(line) for line in running.stdout.read().splitlines()]
     running.wait()
     store = Store.open(url)
-    chain = EventChain(store)
-    assert chain.verify("acme", "session") == []
-    kept = [int(event.idempotency_key) for event, _ in chain.read("acme", "session")]
+    chain = EventChain(store.tenant("acme"))
+    assert chain.verify("session") == []
+    kept = [int(event.idempotency_key) for event, _ in chain.read("session")]
     assert kept[: len(acknowledged)] == acknowledged and len(kept) <= len(acknowledged) + 1
     store.close()

@@ -114,7 +114,7 @@ def test_several_processes_open_and_write_at_once(tmp_path: Path) -> None:
         "import sys\nfrom activities.record.store import Store\nfrom activities.record.cursors import Cursors\n"
         "from schemas.task import TraceKeys\nstore = Store.open(sys.argv[1])\n"
         "keys = TraceKeys(tenant_id='acme', trace_id='t', session_id='s', task_id='k')\n"
-        "for n in range(10): Cursors(store).save(keys, f'{sys.argv[2]}-{n}', {'n': n})\nstore.close()\n"
+        "for n in range(10): Cursors(store.tenant('acme')).save(keys, f'{sys.argv[2]}-{n}', {'n': n})\nstore.close()\n"
     )
     root = Path(__file__).parents[2]
     running = [subprocess.Popen([sys.executable, "-c", program, url, str(n)], cwd=root) for n in range(3)]

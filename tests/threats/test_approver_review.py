@@ -91,7 +91,8 @@ def sealed(tmp_path_factory: pytest.TempPathFactory, opa: RunningOpa) -> Iterato
         stamp_sha256=sha256_hex((Path(bundle.directory) / STAMP).read_bytes()), policy_digest=POLICY_DIGEST,
         approvers_digest=DIGEST, tenant_id="local", session_id="session", mode="branch", revert="delete-branch",
     )  # fmt: skip
-    local = LocalStore(home, "local", store, blobs, objects, EventChain(store), ExecutionRows(store))
+    mine = store.tenant("local")
+    local = LocalStore(home, "local", mine, blobs, objects, EventChain(mine), ExecutionRows(mine))
     empty = Sealed(fabric, local, action, key)
     yield Sealed(fabric, local, action.model_copy(update={"commit_id": empty.commit()}), key)
     store.close()

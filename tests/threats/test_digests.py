@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from activities.record.approvals import Approvals
-from activities.record.store import Store
+from activities.record.store import Store, TenantStore
 from cli.local import LocalStore
 from schemas.approval import Action, ApprovalRequest, Decision, Refusal, parse_decision, signed_bytes
 from schemas.error import InputError
@@ -64,13 +64,13 @@ def test_a_decision_carries_all_64_digits(length: int) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path: Path) -> Iterator[TenantStore]:
     opened = Store.open(f"sqlite:///{tmp_path}/store.db")
-    yield opened
+    yield opened.tenant("t")
     opened.close()
 
 
-def test_a_prefix_that_two_requests_share_finds_none(store: Store) -> None:
+def test_a_prefix_that_two_requests_share_finds_none(store: TenantStore) -> None:
     first = request()
     digests = ["sha256:" + "abcdef123456" + digit * 52 for digit in "01"]
     for number, digest in enumerate(digests):

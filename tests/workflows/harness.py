@@ -229,18 +229,18 @@ class Fabric:
         self.home = Home.open(folder / "home")
         self.operator_key = ensure_operator(self.home)
         self.store = Store.open(f"sqlite:///{self.home.store}")
-        self.chain = EventChain(self.store)
+        self.chain = EventChain(self.store.tenant(TENANT))
         self.blobs, self.objects = BlobStore(self.home.blobs, TENANT), ObjectStore.open(self.home.objects)
         self.policy = policy
         rules = RepositoryRules((self.repositories,))
-        self.control = ControlActivities(self.store, self.home.keys, policy, rules, SessionConfig())
+        self.control = ControlActivities(self.store.tenant(TENANT), self.home.keys, policy, rules, SessionConfig())
         self.bed, self.engine = Bed(self.blobs, self.objects), Engine(self.blobs, self.objects)
         self.notary = Notary(self.blobs, self.home.bundles)
         self.implementers = (
             self.control, self.bed, self.engine, self.notary, CompileActivities(self.blobs, self.objects),
             VerifyActivities(self.blobs, policy),
             PolicyActivities(policy, self.blobs, self.objects, self.chain, roots=(self.repositories,)),
-            ForgeActivities(self.store, self.objects, self.home.objects, self.home.keys, policy, rules),
+            ForgeActivities(self.store.tenant(TENANT), self.objects, self.home.objects, self.home.keys, policy, rules),
         )  # fmt: skip
         self._address = address
         self._loop = asyncio.new_event_loop()
@@ -285,7 +285,7 @@ class Fabric:
         for pool in POOLS:
             gate = Gate(
                 client=self.client,
-                store=self.store,
+                store=self.store.tenant(TENANT),
                 policy=self.policy,
                 tenant_id=TENANT,
                 operator_id=OPERATOR,
@@ -379,11 +379,11 @@ class Fabric:
 
     def kinds(self, handle: WorkflowHandle[Any, Any]) -> list[str]:
         assert handle.first_execution_run_id
-        return [event.kind for event, _ in self.chain.read(TENANT, handle.first_execution_run_id)]
+        return [event.kind for event, _ in self.chain.read(handle.first_execution_run_id)]
 
     def payloads(self, handle: WorkflowHandle[Any, Any], kind: str) -> list[dict[str, Any]]:
         assert handle.first_execution_run_id
-        return [payload for event, payload in self.chain.read(TENANT, handle.first_execution_run_id) if event.kind == kind]
+        return [payload for event, payload in self.chain.read(handle.first_execution_run_id) if event.kind == kind]
 
     def reset(self, handle: WorkflowHandle[Any, Any], event_id: int) -> WorkflowHandle[Any, Any]:
         execution = WorkflowExecution(workflow_id=handle.id, run_id=handle.first_execution_run_id or "")

@@ -57,7 +57,7 @@ def test_the_chain_tells_the_session_in_order(fabric: Fabric, repository: Make) 
         "change.merged",
         "session.closed",
     ]
-    assert fabric.chain.verify("local", handle.first_execution_run_id or "") == []
+    assert fabric.chain.verify(handle.first_execution_run_id or "") == []
 
 
 def test_a_candidate_that_compile_rejects_gives_way_to_the_next(fabric: Fabric, repository: Make) -> None:
