@@ -134,6 +134,11 @@ def judge_identity(facts: IdentityFacts, wanted: Wanted, now_ms: int) -> Identit
     return _judge_principal(facts, wanted) or judge_lease(facts.lease, facts, wanted, now_ms) or _judge_policy(facts, wanted)
 
 
+def judge_bearer(facts: IdentityFacts, wanted: Wanted, now_ms: int) -> IdentityRefusal | None:
+    """The part about who acts, for calls of which it is not known yet what they ask for."""
+    return _judge_principal(facts, wanted) or judge_lease(facts.lease, facts, wanted, now_ms)
+
+
 def judge_standing(facts: IdentityFacts, wanted: Wanted) -> IdentityRefusal | None:
     """The part without the lease: may a lease be issued, or issued again?"""
     return _judge_principal(facts, wanted) or _judge_policy(facts, wanted)
