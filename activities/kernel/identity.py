@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from activities.record.executions import ExecutionRow
+from schemas.identity import Role
 from schemas.task import UNTRACED, Phase, TraceKeys
 
 PHASES: dict[str, Phase] = {"Remediation": "control", "Explore": "explore", "Compile": "compile", "Release": "release"}
 """The closed list of workflow types; no other type may run anything."""
+
+OPERATIONS_SESSION = "operations"
+"""Session of the fabric's own schedules."""
+
+STARTING_ROLES: tuple[Role, ...] = ("operator", "tenant_admin", "implementer", "verifier")
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,11 @@ class Started:
     """(workflow id, run id) of the parent."""
     foreign_parent: bool = False
     """The parent lives in another namespace, hence with another tenant."""
+    stamp_type: str = ""
+    stamp_name: str = ""
+    """Whom the server authenticated when the run was started; empty where it authenticates nobody."""
+    scheduled_by: str = ""
+    """The schedule that started the run."""
 
 
 def predecessor(started: Started) -> tuple[str, str] | None:
@@ -42,17 +54,27 @@ def task_of(session_id: str) -> str:
     return session_id.replace("-", "")[-12:]
 
 
-def root_row(started: Started, tenant_id: str, principal_id: str) -> ExecutionRow | None:
-    """The row of a run that a person or CI started; None for a workflow type that is not ours."""
+def root_row(started: Started, tenant_id: str, principal_id: str, role: Role) -> ExecutionRow | None:
+    """The row of a run that a person, CI or a schedule started; None for a workflow type that is not ours.
+
+    The fabric's own schedules share one session: each of their runs is short, and one chain tells their story.
+    """
     phase = PHASES.get(started.workflow_type)
     if phase is None:
         return None
-    session_id = started.first_run_id or started.run_id
+    session_id = OPERATIONS_SESSION if phase == "operations" else started.first_run_id or started.run_id
     return ExecutionRow(
-        tenant_id=tenant_id, workflow_id=started.workflow_id, run_id=started.run_id, first_run_id=session_id,
-        parent_workflow_id=None, parent_run_id=None, session_id=session_id, trace_id=session_id.replace("-", ""),
-        task_id=task_of(session_id), principal_id=principal_id, phase=phase, generation=1, reset=False,
+        tenant_id=tenant_id, workflow_id=started.workflow_id, run_id=started.run_id,
+        first_run_id=started.first_run_id or started.run_id, parent_workflow_id=None, parent_run_id=None, session_id=session_id,
+        trace_id=session_id.replace("-", ""), task_id=task_of(session_id), principal_id=principal_id, phase=phase, role=role,
+        generation=1, reset=False,
     )  # fmt: skip
+
+
+def role_of(held: Iterable[Role]) -> Role:
+    """The role in which a principal starts a session: the widest of those that may, else one that is not bound."""
+    roles = frozenset(held)
+    return next((role for role in STARTING_ROLES if role in roles), "operator")
 
 
 def heir_row(started: Started, source: ExecutionRow) -> ExecutionRow | None:

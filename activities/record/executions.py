@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, select
 from activities.record.store import TenantStore, now_ms
 from activities.record.tables import EXECUTION
 from schemas.error import Refused
+from schemas.identity import Role
 from schemas.model import Payload
 from schemas.task import Phase
 
@@ -27,6 +28,7 @@ class ExecutionRow(Payload):
     task_id: str
     principal_id: str
     phase: Phase
+    role: Role = "operator"
     generation: int
     reset: bool
 
@@ -35,8 +37,11 @@ class ExecutionRows:
     def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    def get(self, workflow_id: str, run_id: str) -> ExecutionRow | None:
-        return self._store.read(lambda connection: _find(connection, self._store.tenant_id, workflow_id, run_id))
+    def get(self, workflow_id: str, run_id: str, connection: Connection | None = None) -> ExecutionRow | None:
+        def run(transaction: Connection) -> ExecutionRow | None:
+            return _find(transaction, self._store.tenant_id, workflow_id, run_id)
+
+        return run(connection) if connection is not None else self._store.read(run)
 
     def put(self, row: ExecutionRow, connection: Connection | None = None) -> ExecutionRow:
         """Insert if absent and return what is stored.
