@@ -334,6 +334,7 @@ BREAKER = Table(
     Column("success_count", Integer, nullable=False),
     Column("threshold", Integer, nullable=False),
     Column("cooldown_ms", BigInteger, nullable=False),
+    Column("failing_since_ms", BigInteger, nullable=True),
     Column("opened_at_ms", BigInteger, nullable=True),
     Column("probe_id", String(512), nullable=True),
     Column("probe_until_ms", BigInteger, nullable=True),

@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("success_count", sa.Integer, nullable=False),
         sa.Column("threshold", sa.Integer, nullable=False),
         sa.Column("cooldown_ms", sa.BigInteger, nullable=False),
+        sa.Column("failing_since_ms", sa.BigInteger, nullable=True),
         sa.Column("opened_at_ms", sa.BigInteger, nullable=True),
         sa.Column("probe_id", sa.String(512), nullable=True),
         sa.Column("probe_until_ms", sa.BigInteger, nullable=True),
