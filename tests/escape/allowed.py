@@ -1,0 +1,74 @@
+"""Every module that takes a power over the outside world, which one, and why it may. What is not here may not; see test_reach.
+
+An activity's implementation reaches these only through the ports that ``workers/ports.py`` hands it, and it runs only behind the
+gate. Folders end with a slash.
+"""
+
+from __future__ import annotations
+
+from tests.escape.powers import Power
+
+INSIDE = "runs inside the sandbox only; a test sees that no module of ours imports it"
+
+ALLOWED: dict[str, dict[Power, str]] = {
+    # --- ground floor ------------------------------------------------------------------------------------------------
+    "activities/record/git.py": {
+        "process": "the one place that starts git: fresh environment, argv only", "signal": "ends a git that ran too long",
+    },
+    "activities/record/commits.py": {"git": "commits, in our own object store"},
+    "activities/record/objects.py": {"git": "our own bare object store"},
+    "activities/record/remotes.py": {"git": "refs of a repository elsewhere"},
+    "activities/record/transfer.py": {"git": "fetch into and push from our own object store"},
+    "activities/record/trees.py": {"git": "trees as raw objects", "process": "pipes of a git that git.py started"},
+    "activities/record/store.py": {"database": "the one engine; migrations"},
+    "activities/record/migrations/env.py": {"database": "alembic's own hook"},
+    # --- kernel ------------------------------------------------------------------------------------------------------
+    "activities/kernel/gate.py": {
+        "activity": "the one interceptor of activities", "temporal client": "reads how a run began, from the server",
+    },
+    "activities/kernel/ssh.py": {"process": "ssh-keygen, to check signatures"},
+    "activities/kernel/sandbox/bubblewrap.py": {"process": "starts sandboxes", "signal": "ends sandboxes"},
+    "activities/kernel/sandbox/docker.py": {"docker": "starts sandboxes", "network": "errors and streams of the engine's socket"},
+    "activities/kernel/sandbox/docker_build.py": {"docker": "imports a base image", "network": "errors of the engine's socket"},
+    "activities/kernel/sandbox/engine.py": {
+        "docker": "asks an engine whether it answers", "process": "starts an engine of our own", "signal": "ends it",
+    },
+    "activities/kernel/sandbox/launcher.py": {
+        "process": "becomes bubblewrap, in a process of its own", "code": "libc: keyring and no new privileges",
+    },
+    "activities/kernel/sandbox/orphans.py": {"signal": "ends sandboxes whose worker died"},
+    "activities/kernel/sandbox/rootfs.py": {"process": "builds the base of sandboxes"},
+    "activities/kernel/sandbox/inside/": {"code": INSIDE, "network": INSIDE},
+    # --- what the layers do ------------------------------------------------------------------------------------------
+    "activities/testbed/activities.py": {"activity": "asks whether it was cancelled"},
+    "activities/testbed/resolving.py": {"process": "pip, wheels only, by hash", "network": "the operator's package index"},
+    "activities/testbed/runner/swap.py": {"code": "compile() of one edited function, here only to see whether it parses"},
+    "activities/testbed/runner/": {"process": INSIDE, "signal": INSIDE, "code": INSIDE},
+    "activities/explore/activities.py": {"activity": "asks whether it was cancelled"},
+    "activities/explore/splice.py": {"code": "compile() of a candidate, to see whether it parses; never run here"},
+    "activities/explore/templates/proposing.py": {"code": "imports our own templates by their fixed names"},
+    "activities/forge/activities.py": {"activity": "asks whether it was cancelled"},
+    "activities/forge/targets.py": {"git": "refs of the target, before and after the push"},
+    "activities/policy/bundle.py": {"process": "`opa build` of our own policies"},
+    "activities/policy/opa.py": {"network": "the policy engine on loopback"},
+    # --- workers and the command line --------------------------------------------------------------------------------
+    "workers/client.py": {"temporal client": "the one connection to the server"},
+    "workers/fabric.py": {"process": "starts the supervisor", "signal": "asks it to stop"},
+    "workers/ports.py": {"process": "`git --version`"},
+    "workers/registration.py": {"activity": "the one dynamic activity of a worker"},
+    "workers/sdk_download.py": {"temporal client": "lets the SDK fetch the development server"},
+    "workers/setup.py": {"process": "builds what `make setup` builds"},
+    "workers/supervisor.py": {
+        "process": "starts server, policy engine and worker", "network": "waits until they answer, on loopback",
+        "code": "libc: children die with their parent",
+    },
+    "workers/toolchain.py": {"process": "builds and finds programs", "signal": "ends a build that ran too long"},
+    "workers/worker.py": {"activity": "the one place that makes workers", "temporal client": "polls"},
+    "cli/approvals.py": {"temporal client": "sends a decision"},
+    "cli/compiling.py": {"temporal client": "starts a workflow"},
+    "cli/demo.py": {"temporal client": "waits for its own session", "process": "its own target repository"},
+    "cli/demo_source.py": {"network": "fetches the demo's source from the index that the operator names"},
+    "cli/doctor.py": {"process": "versions of programs"},
+    "cli/fabric.py": {"process": "starts and stops the fabric"},
+    "cli/session.py": {"temporal client": "starts, watches and cancels a workflow"},
+}  # fmt: skip
