@@ -11,12 +11,14 @@ Role = Literal[
     "localizer", "planner", "implementer", "verifier", "reviewer", "release_captain", "operator", "auditor", "tenant_admin"
 ]
 PrincipalKind = Literal["human", "service", "agent", "engine"]
+Status = Literal["active", "suspended", "closed"]
+"""Of tenants and principals; closed is for good."""
 
 
 class Tenant(Payload):
     tenant_id: str
     name: str
-    status: Literal["active", "suspended", "closed"] = "active"
+    status: Status = "active"
     currency: str = "USD"
 
 
@@ -29,7 +31,7 @@ class Principal(Payload):
     kind: PrincipalKind
     issuer: str
     subject: str
-    status: Literal["active", "suspended", "closed"] = "active"
+    status: Status = "active"
 
 
 class RoleBinding(Payload):
