@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from activities.kernel.acting import Acting, as_acting
 from activities.kernel.sandbox.engine import docker_engine
 from schemas.error import InfrastructureError
+from schemas.event import Actor
+from schemas.task import TraceKeys
 from workers.toolchain import cache_directory
 
 _not_run: list[str] = []
@@ -32,6 +35,18 @@ def docker_host() -> Iterator[str]:
         yield host
         if before is None:
             del os.environ["DOCKER_HOST"]
+
+
+@pytest.fixture
+def admitted() -> Iterator[Acting]:
+    """Stands for the gate, where a test calls implementations itself: outside of it they refuse."""
+    who = Acting(
+        keys=TraceKeys(tenant_id="local", trace_id="trace", session_id="session", task_id="task"),
+        actor=Actor(principal_id="operator:test", kind="human"), phase="control", workflow_id="workflow", run_id="run",
+        effect_key="workflow/run/1", attempt_key="run/1/1", attempt=1,
+    )  # fmt: skip
+    with as_acting(who):
+        yield who
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -15,6 +15,8 @@ from schemas.capabilities import ImportedPatch, ImportPatch
 from schemas.error import Gen4Error
 from schemas.task import Source
 
+pytestmark = pytest.mark.usefixtures("admitted")
+
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 BASE = {
     "calc.py": b"def add(a, b):\n    return a - b\n",

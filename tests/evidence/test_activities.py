@@ -46,6 +46,8 @@ from schemas.task import Source, TraceKeys
 from schemas.testing import Environment, Limits, Outcomes, Patch, TestRun
 from tests.evidence.workshop import BASE, NOW_S, PATCHED, POLICY_DIGEST, make_inputs, make_run
 
+pytestmark = pytest.mark.usefixtures("admitted")
+
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 PACKAGES = {"libc6:amd64": "2.36-9"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.explore.activities import ExploreActivities
@@ -10,6 +11,8 @@ from schemas.candidate import Exploration
 from schemas.capabilities import LOCALIZE, REPAIR, Localization, Localize
 from schemas.event import Actor
 from tests.explore.bed import EXAMPLES, KEYS, Bed, files_below
+
+pytestmark = pytest.mark.usefixtures("admitted")
 
 WHO = Acting(
     keys=KEYS, actor=Actor(principal_id="engine", kind="engine"), phase="explore", workflow_id="w", run_id="r",

@@ -24,6 +24,8 @@ from schemas.task import TraceKeys
 from schemas.testing import Patch
 from tests.policy.running import RunningOpa
 
+pytestmark = pytest.mark.usefixtures("admitted")
+
 KEYS = TraceKeys(tenant_id="local", trace_id="t", session_id="s", task_id="k")
 Files = dict[str, bytes | tuple[str, bytes]]
 BASE: Files = {

@@ -19,6 +19,8 @@ from schemas.task import TraceKeys
 from schemas.test_command import parse_test_command
 from schemas.testing import Environment, Limits, TestRun
 
+pytestmark = pytest.mark.usefixtures("admitted")
+
 WHO = Acting(
     keys=TraceKeys(tenant_id="t", trace_id="0" * 32, session_id="s", task_id="k"),
     actor=Actor(kind="engine", principal_id="p"),

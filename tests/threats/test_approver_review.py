@@ -35,6 +35,8 @@ from tests.evidence.test_activities import EMPTY_TREE, PACKAGES, Fabric, who
 from tests.evidence.workshop import POLICY_DIGEST, make_inputs
 from tests.policy.running import RunningOpa
 
+pytestmark = pytest.mark.usefixtures("admitted")
+
 BUGGY, FIXED = b"def add(a, b):\n    return a - b\n", b"def add(a, b):\n    return a + b\n"
 DIGEST = "sha256:" + "d" * 64
 

@@ -14,6 +14,8 @@ from schemas.canonical import digest_of, jcs
 from schemas.capabilities import DeterminismInput, Members
 from schemas.evidence import CHECKSUMS, SBOM, STABLE_MEMBERS, TEST_RESULTS
 
+pytestmark = pytest.mark.usefixtures("admitted")
+
 MEMBERS = {name: name.encode() + b"\nsecond line\n" for name in STABLE_MEMBERS} | {
     TEST_RESULTS: jcs({"suites": [{"name": "base", "outcomes": {"a": "passed", "b": "failed"}}], "commands": []})
 }

@@ -18,6 +18,8 @@ from schemas.policy import PolicyDecision, PolicyRule
 from schemas.testing import Outcomes, RunStatus, SandboxFacts, TestRun, counts_of, outcomes_sha256
 from schemas.verdict import Judgement
 
+pytestmark = pytest.mark.usefixtures("admitted")
+
 A, B, C = "tests/t.py::a", "tests/t.py::b", "tests/t.py::c"
 BASE: Outcomes = {A: "failed", B: "passed"}
 FIXED: Outcomes = {A: "passed", B: "passed"}
