@@ -21,3 +21,17 @@ class KillSwitch(Payload):
     epoch: int
     reason: str
     changed_by: str
+
+    def covers(self, tenant_id: str, session_id: str, capability_id: str) -> bool:
+        """Whether what runs as these is to end; an inactive switch covers nothing."""
+        if not self.active or self.tenant_id not in (tenant_id, EVERYONE):
+            return False
+        match self.scope:
+            case "everything":
+                return self.tenant_id == EVERYONE
+            case "tenant":
+                return True
+            case "session":
+                return self.target == session_id
+            case "capability":
+                return self.target == capability_id
