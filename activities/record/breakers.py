@@ -33,6 +33,14 @@ class Breakers:
         self._thresholds = thresholds
         self._chain = EventChain(store)
 
+    def state(self, connection: Connection, scope_key: str) -> BreakerState:
+        """As it is now, without a lock; :func:`schemas.breaker.admit` says what it would answer.
+
+        Raises:
+            Refused: TENANT_MISMATCH.
+        """
+        return self._load(connection, scope_key, lock=False) or self._fresh(scope_key)
+
     def admit(
         self, connection: Connection, scope_key: str, probe_id: str, now_ms: int, *, probe_ms: int | None = None
     ) -> Admission:
@@ -117,10 +125,11 @@ class Breakers:
     def _fresh(self, scope_key: str) -> BreakerState:
         return rules.fresh(scope_key, self._thresholds[_kind(scope_key, self._store.tenant_id)])
 
-    def _load(self, connection: Connection, scope_key: str) -> BreakerState | None:
+    def _load(self, connection: Connection, scope_key: str, *, lock: bool = True) -> BreakerState | None:
         _kind(scope_key, self._store.tenant_id)
+        query = select(BREAKER).where(*self._at(scope_key))
         # The lock holds until the transaction ends, so that of several workers one gets the probe.
-        row = connection.execute(select(BREAKER).where(*self._at(scope_key)).with_for_update()).first()
+        row = connection.execute(query.with_for_update() if lock else query).first()
         return None if row is None else _state_of(row)
 
     def _insert(self, connection: Connection, state: BreakerState, now_ms: int) -> BreakerState:
