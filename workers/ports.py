@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from importlib.metadata import version
 
 from activities.compile.activities import CompileActivities
 from activities.control.activities import ControlActivities
-from activities.control.approvers import OPERATOR, ensure_operator
+from activities.control.approvers import ensure_operator
+from activities.control.seeding import ensure_tenant, packaged_roles
 from activities.evidence.activities import EvidenceActivities, EvidencePorts, SigningActivities
 from activities.evidence.keys import ensure_trust, load_signer
 from activities.explore.activities import ExploreActivities
@@ -87,7 +89,10 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
         EvidenceActivities(evidence),
         SigningActivities(evidence, signer),
     )
-    return Ports(store, policy, OPERATOR, policy.check(), implementers)
+    known = policy.check()
+    roles, digest = packaged_roles(), policy.policy_digest
+    operator_id = ensure_tenant(store, settings.namespace, roles, digest, os.geteuid(), now_ms())
+    return Ports(store, policy, operator_id, known, implementers)
 
 
 def _policy(home: Home, endpoints: FabricState) -> PolicyEngine:
