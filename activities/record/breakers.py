@@ -26,12 +26,15 @@ class Breakers:
 
     Args:
         thresholds: by kind of scope, ``tool``, ``server``, ``model``; what a row was made with stays until it is reset.
+        chain: where changes are recorded; default: the tenant's own.
     """
 
-    def __init__(self, store: TenantStore, thresholds: Mapping[BreakerKind, BreakerRule]) -> None:
+    def __init__(
+        self, store: TenantStore, thresholds: Mapping[BreakerKind, BreakerRule], chain: EventChain | None = None
+    ) -> None:
         self._store = store
         self._thresholds = thresholds
-        self._chain = EventChain(store)
+        self._chain = chain or EventChain(store)
 
     def state(self, connection: Connection, scope_key: str) -> BreakerState:
         """As it is now, without a lock; :func:`schemas.breaker.admit` says what it would answer.

@@ -19,11 +19,15 @@ _COLUMNS = tuple(KillSwitch.model_fields)
 
 
 class KillSwitches:
-    """A tenant sees its own switches and the one for everything."""
+    """A tenant sees its own switches and the one for everything.
 
-    def __init__(self, store: TenantStore) -> None:
+    Args:
+        chain: where changes are recorded; default: the tenant's own.
+    """
+
+    def __init__(self, store: TenantStore, chain: EventChain | None = None) -> None:
         self._store = store
-        self._chain = EventChain(store)
+        self._chain = chain or EventChain(store)
 
     def covering(self, connection: Connection, session_id: str, capability_id: str) -> KillSwitch | None:
         """The widest active switch that covers a call of ``capability_id`` in ``session_id``."""
