@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 METADATA = MetaData()
@@ -51,6 +52,11 @@ EVENT = Table(
     Column("hash", String(64), nullable=False),
     UniqueConstraint("tenant_id", "session_id", "seq", name="uq_event_seq"),
     UniqueConstraint("tenant_id", "idempotency_key", name="uq_event_idempotency"),
+    Index(
+        "ix_event_session_ends", "tenant_id", "session_id", "kind",
+        sqlite_where=text("kind = 'session.opened' OR kind = 'session.closed'"),
+        postgresql_where=text("kind = 'session.opened' OR kind = 'session.closed'"),
+    ),
 )  # fmt: skip
 """The hash chain, one per session. Triggers refuse UPDATE, DELETE and REPLACE."""
 

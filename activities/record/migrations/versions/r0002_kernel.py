@@ -267,6 +267,9 @@ def upgrade() -> None:
     )
     op.add_column("effect", sa.Column("failures", sa.Integer, server_default="0", nullable=False))
     op.add_column("event_payload", sa.Column("key_id", sa.String(64), nullable=True))
+    ends = sa.text("kind = 'session.opened' OR kind = 'session.closed'")
+    columns = ["tenant_id", "session_id", "kind"]
+    op.create_index("ix_event_session_ends", "event", columns, sqlite_where=ends, postgresql_where=ends)
     op.add_column("execution", sa.Column("role", sa.String(32), server_default="operator", nullable=False))
 
 
