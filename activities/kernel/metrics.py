@@ -1,9 +1,9 @@
 """What a worker counts about its gate, for Prometheus: bounded labels, one registry an object, nothing global (contracts §0).
 
-Labels are tenant, capability, version and code only, and each takes a bounded number of values: what callers choose (the
-name of an activity) is ``unknown`` unless it is declared. Trace ids are exemplars, which only OpenMetrics shows. What lies
-in the store (balances, breakers, switches) is read when somebody scrapes, at most every five seconds; a store that cannot be
-read leaves those series out and says so, and the scrape still answers.
+Each label takes a bounded number of values, whatever callers send: a capability that is not declared is ``unknown``. Trace ids
+are exemplars, which only OpenMetrics shows. What lies in the store (balances, breakers, switches) is read when somebody
+scrapes, at most every five seconds; a store that cannot be read leaves those series out and says so, and the scrape still
+answers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from schemas.breaker import BreakerPhase, BreakerState
 from schemas.capabilities import CAPABILITIES
 from schemas.capability import Capability
 from schemas.ledger import Account
-from schemas.task import TraceKeys
 
 Stage = Literal[
-    "execution", "identity", "kill_switch", "capability", "policy", "limits", "breaker", "approval", "candidate", "budget",
-    "begin", "run", "settle",
+    "execution", "standing", "capability", "policy", "limits", "approval", "candidate", "begin", "run", "settle",
 ]  # fmt: skip
+"""``standing``: identity, lease, kill switches and breakers, which are one read. ``begin``: what can have changed looked at
+once more, the reservation and the decision event, in one commit. ``settle``: cost, breakers and receipt event, in another."""
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 STAGE_BUCKETS = (
@@ -90,19 +90,19 @@ class KernelMetrics:
             "gen4_store_commit_seconds", "Time of one commit of the store", buckets=COMMIT_BUCKETS, registry=self.registry
         )
 
-    def decision(self, keys: TraceKeys, activity_type: str, decision: str, code: str) -> None:
-        """The gate said ``allow``, ``requires_approval`` or ``blocked`` to a call of ``activity_type``."""
-        version = self._versions.get(activity_type)
-        labels = (
-            self._tenants.value(keys.tenant_id), activity_type if version else UNKNOWN, version or UNKNOWN, decision,
-            self._codes.value(code),
-        )  # fmt: skip
-        self._decisions.labels(*labels).inc(exemplar=_exemplar(keys.trace_id))
+    def decision(
+        self, tenant_id: str, capability: Capability[Any, Any] | None, decision: str, code: str, trace_id: str = ""
+    ) -> None:
+        """The gate said ``allow``, ``requires_approval`` or ``blocked``. ``capability``: None where nobody declared it."""
+        version = self._versions.get(capability.id) if capability is not None else None
+        named = capability.id if capability is not None and version else UNKNOWN
+        labels = (self._tenants.value(tenant_id), named, version or UNKNOWN, decision, self._codes.value(code))
+        self._decisions.labels(*labels).inc(exemplar=_exemplar(trace_id))
 
-    def effect(self, outcome: str, keys: TraceKeys | None = None) -> None:
+    def effect(self, outcome: str, trace_id: str = "") -> None:
         """An attempt ended: ``succeeded``, ``failed`` or ``unknown``."""
         counter = self._effects.get(outcome) or self._effects["unknown"]
-        counter.inc(exemplar=_exemplar(keys.trace_id) if keys else None)
+        counter.inc(exemplar=_exemplar(trace_id))
 
     def stage(self, name: Stage) -> Timed:
         """``with metrics.stage("policy"): …`` also counts what raises."""

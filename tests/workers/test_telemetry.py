@@ -15,18 +15,18 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from activities.kernel.metrics import KernelMetrics
+from schemas.capabilities import FETCH_SOURCE
 from schemas.error import InfrastructureError
-from schemas.task import TraceKeys
 from workers import telemetry
 from workers.telemetry import MAX_CLIENTS, MAX_REQUEST, Telemetry, serving
 
-KEYS = TraceKeys(tenant_id="acme", trace_id="0af7651916cd43dd8448eb211c80319c", session_id="s", task_id="t")
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Telemetry]:
     metrics = KernelMetrics()
-    metrics.decision(KEYS, "forge.fetch_source", "allow", "ALLOW")
+    metrics.decision("acme", FETCH_SOURCE, "allow", "ALLOW", TRACE)
     with serving(metrics) as telemetry:
         yield telemetry
 
@@ -50,7 +50,7 @@ def test_who_accepts_openmetrics_sees_exemplars(served: Telemetry) -> None:
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
         families = {family.name: family for family in parse_openmetrics(answer.read().decode())}
     exemplars = [sample.exemplar for sample in families["gen4_gate_decisions"].samples if sample.name.endswith("_total")]
-    assert [exemplar.labels for exemplar in exemplars if exemplar] == [{"trace_id": KEYS.trace_id}]
+    assert [exemplar.labels for exemplar in exemplars if exemplar] == [{"trace_id": TRACE}]
 
 
 def test_head_has_the_headers_and_no_body(served: Telemetry) -> None:
@@ -63,7 +63,7 @@ def test_head_has_the_headers_and_no_body(served: Telemetry) -> None:
     [
         ("POST", "/metrics", None, 501), ("PUT", "/metrics", None, 501), ("DELETE", "/metrics", None, 501),
         ("GET", "/", None, 404), ("GET", "/metrics/", None, 404), ("GET", "/../metrics", None, 404),
-        ("GET", "/%6detrics", None, 404), ("GET", "http://evil.example/metrics", None, 404),
+        ("GET", "/%6detrics", None, 404), ("GET", "http://evil.example/metrics", None, 421),
         ("GET", "/metrics", "evil.example", 421), ("GET", "/metrics", "127.0.0.1", 421),
     ],
 )  # fmt: skip
