@@ -109,7 +109,7 @@ class Shortage(Payload):
     code: ShortageCode
     account_id: str
     unit: Unit
-    wanted: int
+    needed: int
     available: int
     retry_at_ms: int | None = None
 
@@ -207,7 +207,7 @@ def shortage(account: Account, amount: int) -> Shortage | None:
     else:
         return None
     return Shortage(
-        code=code, account_id=account.account_id, unit=account.unit, wanted=amount, available=max(0, account.available)
+        code=code, account_id=account.account_id, unit=account.unit, needed=amount, available=max(0, account.available)
     )
 
 
@@ -237,26 +237,26 @@ def draw(
     windows = tuple(windows)
     if session.frozen:
         return Shortage(
-            code="BUDGET_FROZEN", account_id=session.account_id, unit=session.unit, wanted=wanted, available=session.available
+            code="BUDGET_FROZEN", account_id=session.account_id, unit=session.unit, needed=wanted, available=session.available
         )
     room = LARGEST if session.credit_limit is None else session.credit_limit - session.credits_posted
     if need > room:
         return Shortage(
-            code="BUDGET_EXHAUSTED", account_id=session.account_id, unit=session.unit, wanted=wanted,
+            code="BUDGET_EXHAUSTED", account_id=session.account_id, unit=session.unit, needed=wanted,
             available=session.available + max(0, room),
         )  # fmt: skip
     for window in windows:
         left = window.window_budget - window.consumed
         if need > left:
             return Shortage(
-                code="QUOTA_EXHAUSTED", account_id=window.account_id, unit=session.unit, wanted=wanted,
+                code="QUOTA_EXHAUSTED", account_id=window.account_id, unit=session.unit, needed=wanted,
                 available=session.available + max(0, left), retry_at_ms=window.window_end_ms,
             )  # fmt: skip
         room = min(room, left)
     amount = max(need, min(step, room, max(0, tenant.available)))
     moved = transfer(tenant, session, amount, ledger_id, "allotment")
     if isinstance(moved, Shortage):
-        return moved.model_copy(update={"wanted": wanted})
+        return moved.model_copy(update={"needed": wanted})
     return moved, tuple(window.model_copy(update={"consumed": window.consumed + amount}) for window in windows)
 
 

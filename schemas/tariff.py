@@ -32,7 +32,7 @@ class Pricing(Protocol):
         """Names every price that was used; stored with each entry."""
         ...
 
-    def cost(self, usage: Usage) -> Cost:
+    def price(self, usage: Usage) -> Cost:
         """Raises Refused: PRICE_UNKNOWN."""
         ...
 
@@ -58,7 +58,7 @@ class Tariff(Payload):
     def version(self) -> str:
         return f"tariff/{self.number}"
 
-    def cost(self, usage: Usage) -> Cost:
+    def price(self, usage: Usage) -> Cost:
         """Raises Refused: PRICE_UNKNOWN."""
         if usage.prompt_tokens or usage.completion_tokens:
             raise unknown_price(usage.model)
@@ -98,7 +98,7 @@ def upper_bound(pricing: Pricing, bounds: Bounds) -> dict[Unit, int]:
         egress_bytes=bounds.egress_bytes,
     )  # fmt: skip
     tokens = pricing.highest_token_micros(bounds.model or "", bounds.max_tokens) if bounds.max_tokens else 0
-    return {**used_units(most, pricing.cost(most).total_micros + tokens), "tokens": bounds.max_tokens}
+    return {**used_units(most, pricing.price(most).total_micros + tokens), "tokens": bounds.max_tokens}
 
 
 def used_units(usage: Usage, micros: int) -> dict[Unit, int]:
