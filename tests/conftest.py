@@ -10,9 +10,11 @@ import pytest
 
 from activities.kernel.acting import Acting, as_acting
 from activities.kernel.sandbox.engine import docker_engine
+from activities.record.store import Store
 from schemas.error import InfrastructureError
 from schemas.event import Actor
 from schemas.task import TraceKeys
+from tests.record.postgres import Postgres, running_postgres
 from workers.toolchain import cache_directory
 
 _not_run: list[str] = []
@@ -47,6 +49,24 @@ def admitted() -> Iterator[Acting]:
     )  # fmt: skip
     with as_acting(who):
         yield who
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this test session's own."""
+    try:
+        with running_postgres() as server:
+            yield server
+    except InfrastructureError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: Postgres) -> str:
+    """A database that is migrated already; copying it is faster than migrating another one."""
+    name = postgres.database()
+    Store.open(postgres.url(name)).close()
+    return name
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

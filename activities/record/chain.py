@@ -17,6 +17,7 @@ import rfc8785
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row, select
 
+from activities.record.locks import hold
 from activities.record.store import TenantStore, now_ms
 from activities.record.tables import EVENT, EVENT_PAYLOAD
 from schemas.canonical import StrictJsonError, jcs, strict_json
@@ -63,6 +64,7 @@ class EventChain:
         bodies = [_canonical(draft) for draft in drafts]
 
         def run(transaction: Connection) -> tuple[Event, ...]:
+            hold(transaction, "chain", keys.tenant_id, keys.session_id)
             pairs = zip(drafts, bodies, strict=True)
             return tuple(_append_one(transaction, keys, actor, draft, body, self._clock()) for draft, body in pairs)
 

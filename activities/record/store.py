@@ -1,4 +1,4 @@
-"""The relational store: one SQLite file in WAL mode, one writer thread per process, any number of readers."""
+"""The relational store: SQLite or PostgreSQL; one writer thread per process that commits in groups, any number of readers."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, IntegrityError
 
+from activities.record.databases import BATCH_LOCK_TIMEOUT_MS, BUSY_TIMEOUT_MS, EVERYONE, HEAD, Database, open_database
 from schemas.error import InfrastructureError, InputError, Refused
 
-T = TypeVar("T")
+__all__ = ["EVERYONE", "HEAD", "Store", "TenantStore", "now_ms"]
 
-HEAD = "r0002"
-"""The migration that this code is written for."""
-BUSY_TIMEOUT_MS = 30_000
-"""How long one process waits for another one's write."""
-_MIGRATIONS = Path(__file__).parent / "migrations"
+T = TypeVar("T")
+CommitListener = Callable[[int, float], None]
+"""Told after each transaction: how many writes it held, and how many seconds it took."""
+
+BATCH = 64
+"""Most writes in one transaction."""
+_ATTEMPTS = 5
+_PAUSE_S = 0.02
 
 
 def now_ms() -> int:
@@ -32,102 +36,189 @@ def now_ms() -> int:
 
 @dataclass(frozen=True)
 class _Job:
+    tenant_id: str
     function: Callable[[Connection], Any]
     result: Future[Any]
 
 
-class Store:
-    """Writes of this process run one after the other on one thread; each is one transaction, durable when it returns."""
+_Outcome = tuple[_Job, Any, BaseException | None]
+"""A write, what it returned, or what it raised."""
 
-    def __init__(self, writer: Engine, reader: Engine) -> None:
-        self._writer = writer
-        self._reader = reader
+
+class Store:
+    """Writes of this process run one after the other on one thread. Those that wait share one transaction, each in a
+    savepoint of its own; each is durable when it returns, and one that fails takes back nothing but itself.
+    """
+
+    def __init__(self, database: Database, on_commit: CommitListener | None = None) -> None:
+        self._database = database
+        self._on_commit = on_commit
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = threading.Event()
+        self._ended = False
         self._thread = threading.Thread(target=self._serve, name="store-writer", daemon=True)
         self._thread.start()
 
     @classmethod
-    def open(cls, url: str) -> Store:
-        """Open the file and bring it to :data:`HEAD`; several processes may do so at once.
+    def open(cls, url: str, on_commit: CommitListener | None = None) -> Store:
+        """Open the database and bring it to :data:`HEAD`; several processes may do so at once.
 
         Args:
-            url: ``sqlite:////absolute/path/store.db``.
+            url: ``sqlite:////absolute/path/store.db`` or ``postgresql://user@host/database``, without a password.
 
         Raises:
-            InputError: STORE_URL for anything else.
-            Refused: STORE_NEWER when a newer program wrote it.
+            InputError: STORE_URL for anything else; STORE_URL_SECRET.
+            Refused: STORE_NEWER when a newer program wrote it; STORE_ROLE_UNSAFE for a role that no row-level security binds.
             InfrastructureError: STORE_UNAVAILABLE.
         """
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-            raise InputError("STORE_URL", f"{parsed.render_as_string()} is not an SQLite file", "use sqlite:////path/store.db")
-        writer = _engine(url, begin="BEGIN IMMEDIATE", read_only=False)
         try:
-            _migrate(writer)
+            return cls(open_database(url), on_commit)
         except DatabaseError as error:
-            writer.dispose()
             raise _unavailable(error) from error
-        return cls(writer, _engine(url, begin="BEGIN", read_only=True))
 
     def write(self, function: Callable[[Connection], T]) -> T:
-        """Run ``function`` in one transaction on the writer thread and return its result.
-
-        Blocks. Whatever ``function`` raises rolls the transaction back and is raised here.
-
-        Raises:
-            InfrastructureError: STORE_UNAVAILABLE when the file cannot be written; STORE_CLOSED after :meth:`close`.
-        """
-        if threading.current_thread() is self._thread:
-            raise RuntimeError("store.write inside store.write: pass the connection on instead")
-        if self._closed.is_set():
-            raise InfrastructureError("STORE_CLOSED", "the store was closed", "start the worker again")
-        job = _Job(function, Future())
-        self._jobs.put(job)
-        result: T = job.result.result()
-        return result
+        """As :meth:`TenantStore.write`, as the administrator: rows of all tenants. Not for repositories."""
+        return self._write(EVERYONE, function)
 
     def read(self, function: Callable[[Connection], T]) -> T:
-        """Run ``function`` on one consistent, read-only snapshot, on the calling thread.
-
-        Raises:
-            InfrastructureError: STORE_UNAVAILABLE when the file cannot be read.
-        """
-        try:
-            with self._reader.begin() as connection:
-                return function(connection)
-        except IntegrityError:
-            raise
-        except DBAPIError as error:
-            raise _unavailable(error) from error
+        """As :meth:`TenantStore.read`, as the administrator: rows of all tenants. Not for repositories."""
+        return self._read(EVERYONE, function)
 
     def tenant(self, tenant_id: str) -> TenantStore:
         """The store as one tenant may see it; what repositories are given."""
         return TenantStore(self, tenant_id)
 
     def close(self) -> None:
-        """Finish what is queued and close the file. Later writes are refused."""
+        """Finish what is queued and close the database. Later writes are refused."""
         if not self._closed.is_set():
             self._closed.set()
             self._jobs.put(None)
             self._thread.join()
-            self._writer.dispose()
-            self._reader.dispose()
+            self._database.dispose()
+
+    def _write(self, tenant_id: str, function: Callable[[Connection], T]) -> T:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("store.write inside store.write: pass the connection on instead")
+        if self._closed.is_set():
+            raise InfrastructureError("STORE_CLOSED", "the store was closed", "start the worker again")
+        job = _Job(tenant_id, function, Future())
+        self._jobs.put(job)
+        result: T = job.result.result()
+        return result
+
+    def _read(self, tenant_id: str, function: Callable[[Connection], T]) -> T:
+        try:
+            with self._database.reader.begin() as connection:
+                self._database.enter(connection, tenant_id)
+                return function(connection)
+        except DBAPIError as error:
+            raise _told(error) from error
+
+    # --- the writer thread -------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while not self._ended:
+            batch = self._take()
             try:
-                with self._writer.begin() as connection:
-                    value = job.function(connection)
-            except IntegrityError as error:
-                job.result.set_exception(error)
-            except DBAPIError as error:
-                job.result.set_exception(_unavailable(error))
-            except BaseException as error:  # noqa: BLE001  the thread must outlive any caller's mistake
-                job.result.set_exception(error)
-            else:
-                job.result.set_result(value)
+                for job in self._together(batch) if len(batch) > 1 else batch:
+                    self._alone(job)
+            except BaseException as error:  # noqa: BLE001  the thread must outlive any mistake, and nobody may wait for ever
+                _fail(batch, error)
         self._refuse_rest()
+
+    def _take(self) -> list[_Job]:
+        """Wait for a write, then take those that have queued up meanwhile."""
+        batch: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            batch.append(job)
+            if len(batch) == BATCH:
+                return batch
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return batch
+        self._ended = True
+        return batch
+
+    def _together(self, batch: list[_Job]) -> list[_Job]:
+        """One transaction for all; returns those that must be tried again, each on its own."""
+        started = time.perf_counter()
+        done: list[_Outcome] = []
+        again: list[_Job] = []
+        with self._database.writer.connect() as connection:
+            try:
+                transaction = connection.begin()
+                self._database.wait(connection, BATCH_LOCK_TIMEOUT_MS)
+            except DBAPIError as error:
+                _fail(batch, error)
+                return []
+            tenant_id = None
+            try:
+                for job in batch:
+                    if job.tenant_id != tenant_id:
+                        self._database.enter(connection, job.tenant_id)
+                        tenant_id = job.tenant_id
+                    outcome = self._nested(connection, job)
+                    if outcome is None:
+                        again.append(job)
+                    else:
+                        done.append(outcome)
+            except DBAPIError as error:
+                # The database gave up the transaction as a whole, for one write's sake or for its own.
+                with suppress(DBAPIError):
+                    transaction.rollback()
+                if not error.connection_invalidated:
+                    return batch
+                _fail(batch, error)
+                return []
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                _fail([job for job, _, _ in done], error)
+                return again
+        for job, value, failure in done:
+            _answer(job, value, failure)
+        self._tell(len(done), time.perf_counter() - started)
+        return again
+
+    def _nested(self, connection: Connection, job: _Job) -> _Outcome | None:
+        """The write and what became of it, in a savepoint; None if it is worth another try."""
+        savepoint = connection.begin_nested()
+        try:
+            value = job.function(connection)
+        except BaseException as error:  # noqa: BLE001  the caller's, to be raised there
+            savepoint.rollback()
+            if isinstance(error, DBAPIError) and self._database.worth_repeating(error):
+                return None
+            return job, None, error
+        savepoint.commit()
+        return job, value, None
+
+    def _alone(self, job: _Job) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            started = time.perf_counter()
+            try:
+                with self._database.writer.begin() as connection:
+                    self._database.wait(connection, BUSY_TIMEOUT_MS)
+                    self._database.enter(connection, job.tenant_id)
+                    value = job.function(connection)
+            except DBAPIError as error:
+                if attempt < _ATTEMPTS and self._database.worth_repeating(error):
+                    time.sleep(_PAUSE_S * (attempt - 1))
+                    continue
+                _answer(job, None, error)
+            except BaseException as error:  # noqa: BLE001  the caller's, to be raised there
+                _answer(job, None, error)
+            else:
+                _answer(job, value, None)
+                self._tell(1, time.perf_counter() - started)
+            return
+
+    def _tell(self, size: int, seconds: float) -> None:
+        if self._on_commit is not None:
+            with suppress(Exception):
+                self._on_commit(size, seconds)
 
     def _refuse_rest(self) -> None:
         # A write that raced with close() must not wait for ever.
@@ -154,65 +245,47 @@ class TenantStore:
             raise Refused("TENANT_MISMATCH", message, "act as the tenant whose row it is")
 
     def write(self, function: Callable[[Connection], T]) -> T:
-        """As :meth:`Store.write`; rows of other tenants can be neither seen nor written."""
-        return self._store.write(function)
+        """Run ``function`` in one transaction on the writer thread and return its result.
+
+        Blocks. Whatever ``function`` raises takes back what it wrote, and is raised here. When another process got in the
+        way, ``function`` is run again: it must do nothing but read and write through its connection.
+
+        Raises:
+            InfrastructureError: STORE_UNAVAILABLE when the database cannot be written; STORE_CLOSED after :meth:`Store.close`.
+            InputError: STORE_VALUE for a value that its column cannot hold.
+        """
+        return self._store._write(self.tenant_id, function)
 
     def read(self, function: Callable[[Connection], T]) -> T:
-        """As :meth:`Store.read`; rows of other tenants cannot be seen."""
-        return self._store.read(function)
+        """Run ``function`` on one consistent, read-only snapshot, on the calling thread.
+
+        Raises:
+            InfrastructureError: STORE_UNAVAILABLE when the database cannot be read.
+        """
+        return self._store._read(self.tenant_id, function)
 
 
-def _engine(url: str, *, begin: str, read_only: bool) -> Engine:
-    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000})
-
-    def connect(connection: Any, _record: Any) -> None:
-        # The driver's own transaction handling commits around DDL; ours does not.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA recursive_triggers=ON")
-        if read_only:
-            cursor.execute("PRAGMA query_only=ON")
-        cursor.close()
-
-    def start(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    event.listen(engine, "connect", connect)
-    event.listen(engine, "begin", start)
-    return engine
+def _answer(job: _Job, value: Any, failure: BaseException | None) -> None:
+    if failure is None:
+        job.result.set_result(value)
+    else:
+        job.result.set_exception(_told(failure) if isinstance(failure, DBAPIError) else failure)
 
 
-def _migrate(engine: Engine) -> None:
-    # BEGIN IMMEDIATE serialises processes that start at once; the second one finds the work done.
-    with engine.begin() as connection:
-        version = _version(connection)
-        if version == HEAD:
-            return
-        from alembic import command  # imported late: it costs every short command 100 ms otherwise
-        from alembic.config import Config
-        from alembic.util import CommandError
-
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except CommandError as error:
-            raise Refused("STORE_NEWER", f"the store is at {version}: {error}", "use the newer program that wrote it") from error
+def _fail(batch: list[_Job], error: BaseException) -> None:
+    for job in batch:
+        if not job.result.done():
+            _answer(job, None, error)
 
 
-def _version(connection: Connection) -> str | None:
-    known = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").first()
-    if known is None:
-        return None
-    row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
-    return None if row is None else str(row[0])
+def _told(error: DBAPIError) -> Exception:
+    if isinstance(error, IntegrityError):
+        return error
+    if isinstance(error, DataError):
+        return InputError("STORE_VALUE", f"a value does not fit its column: {error.orig}", "send shorter texts, smaller numbers")
+    return _unavailable(error)
 
 
 def _unavailable(error: DBAPIError) -> InfrastructureError:
-    return InfrastructureError(
-        "STORE_UNAVAILABLE", f"the store cannot be used: {error.orig}", "check the disk and that the file is not damaged"
-    )
+    remedy = "check the disk, and that the database runs and is not damaged"
+    return InfrastructureError("STORE_UNAVAILABLE", f"the store cannot be used: {error.orig}", remedy)

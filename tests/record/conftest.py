@@ -13,6 +13,7 @@ from activities.record.objects import ObjectStore
 from activities.record.store import Store
 from schemas.event import Actor
 from schemas.task import TraceKeys
+from tests.record.postgres import Postgres
 
 KEYS = TraceKeys(tenant_id="acme", trace_id="trace", session_id="session", task_id="task")
 ACTOR = Actor(principal_id="uid:1000", kind="human")
@@ -79,9 +80,21 @@ def objects(tmp_path: Path) -> ObjectStore:
     return ObjectStore.open(tmp_path / "home" / "objects.git")
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/store.db"
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+"""For what only a file can show; all other tests of the store run on both databases."""
+on_postgresql = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A new, empty store; a test that uses it runs once on each database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/store.db"
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    name = postgres.database(request.getfixturevalue("postgres_template"))
+    yield postgres.url(name)
+    postgres.drop(name)
 
 
 @pytest.fixture

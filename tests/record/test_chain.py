@@ -24,6 +24,7 @@ from schemas.canonical import jcs
 from schemas.error import InputError, Refused
 from schemas.event import GENESIS, Actor, EventDraft, event_hash
 from schemas.task import TraceKeys
+from tests.record.conftest import on_sqlite
 
 KEYS = TraceKeys(tenant_id="acme", trace_id="trace", session_id="session", task_id="task")
 ACTOR = Actor(principal_id="uid:1000", kind="human")
@@ -156,6 +157,7 @@ def test_many_writers_leave_no_gap(url: str) -> None:
         " FROM event",
     ],
 )
+@on_sqlite
 def test_the_database_itself_refuses_changes(store: Store, url: str, table: str, statement: str) -> None:
     chain = EventChain(store.tenant("acme"))
     fill(chain, 2)

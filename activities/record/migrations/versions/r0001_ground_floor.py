@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from activities.record.migrations.guards import append_only, make_functions
+
 revision = "r0001"
 down_revision = None
 branch_labels = None
@@ -12,6 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    make_functions()
     op.create_table(
         "event",
         sa.Column("event_id", sa.String(36), primary_key=True),
@@ -37,13 +40,13 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger, nullable=False),
     )
     op.create_index("ix_event_payload_session", "event_payload", ["tenant_id", "session_id"])
-    _append_only(
+    append_only(
         "event",
         "event_id = NEW.event_id",
         "tenant_id = NEW.tenant_id AND session_id = NEW.session_id AND seq = NEW.seq",
         "tenant_id = NEW.tenant_id AND idempotency_key = NEW.idempotency_key",
     )
-    _append_only("event_payload", "event_id = NEW.event_id")
+    append_only("event_payload", "event_id = NEW.event_id")
     op.create_table(
         "execution",
         sa.Column("workflow_id", sa.String(512), primary_key=True),
@@ -107,14 +110,3 @@ def _trace_keys(*, primary: bool = False) -> tuple[sa.Column[str], ...]:
 
 def _times() -> tuple[sa.Column[int], ...]:
     return (sa.Column("created_at_ms", sa.BigInteger, nullable=False), sa.Column("updated_at_ms", sa.BigInteger, nullable=False))
-
-
-def _append_only(table: str, *unique: str) -> None:
-    """Refuse changes of ``table``. ``unique``: conditions under which NEW would take the place of a row."""
-    raise_ = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-    for verb in ("UPDATE", "DELETE"):
-        op.execute(f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} {raise_}")
-    # INSERT OR REPLACE deletes without firing DELETE triggers unless a pragma of the connection says otherwise.
-    taken = " OR ".join(f"({condition})" for condition in unique)
-    exists = f"EXISTS (SELECT 1 FROM {table} WHERE {taken})"  # noqa: S608  constants of this file
-    op.execute(f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {exists} {raise_}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from activities.record.migrations.guards import append_only, drop_change_guard, on_postgresql, refuse_change, refuse_insert
+
 revision = "r0002"
 down_revision = "r0001"
 branch_labels = None
@@ -271,6 +273,65 @@ def upgrade() -> None:
     columns = ["tenant_id", "session_id", "kind"]
     op.create_index("ix_event_session_ends", "event", columns, sqlite_where=ends, postgresql_where=ends)
     op.add_column("execution", sa.Column("role", sa.String(32), server_default="operator", nullable=False))
+    _guard()
+    if on_postgresql():
+        _separate_tenants()
+
+
+def _guard() -> None:
+    append_only("checkpoint", "number = NEW.number AND tenant_id = NEW.tenant_id")
+    append_only("checkpoint_head", "tenant_id = NEW.tenant_id AND number = NEW.number AND session_id = NEW.session_id")
+    append_only("cost_attribution", "attribution_id = NEW.attribution_id AND tenant_id = NEW.tenant_id")
+    append_only("ledger_entry", "ledger_id = NEW.ledger_id AND tenant_id = NEW.tenant_id")
+    append_only("payload_erasure", "event_id = NEW.event_id")
+    # A payload goes only after its tombstone came, and never comes back.
+    tombstone = "EXISTS (SELECT 1 FROM payload_erasure AS e WHERE e.event_id = {0}.event_id AND e.tenant_id = {0}.tenant_id)"
+    drop_change_guard("event_payload", "DELETE")
+    refuse_change("event_payload", "DELETE", unless=tombstone.format("OLD"))
+    refuse_insert("event_payload", "no_return", tombstone.format("NEW"))
+    # SQLite cannot add a CHECK to a table that exists.
+    missing = "length(NEW.tenant_id) = 0 OR length(NEW.trace_id) = 0 OR length(NEW.session_id) = 0"
+    refuse_insert("event", "needs_ids", missing, "lacks a required id")
+
+
+def _separate_tenants() -> None:
+    """Row-level security: a transaction sees the tenant that its login role is bound to, or else the one that it names.
+
+    ``*`` names all tenants: administration, and only for a role that is bound to none.
+    """
+    op.create_table(
+        "tenant_role",
+        sa.Column("role_name", sa.String(63), primary_key=True),
+        sa.Column("tenant_id", sa.String(64), nullable=False),
+        sa.CheckConstraint("tenant_id <> '*'", name="ck_tenant_role_one"),
+    )
+    op.execute("REVOKE ALL ON tenant_role FROM PUBLIC")
+    schema = op.get_bind().execute(sa.text("SELECT quote_ident(current_schema())")).scalar_one()
+    here = f"SET search_path = {schema}, pg_temp"
+    op.execute(
+        f"CREATE FUNCTION gen4_tenant_of_role() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER {here} AS"  # noqa: S608
+        " $$ BEGIN RETURN (SELECT tenant_id FROM tenant_role WHERE role_name = session_user); END $$"
+    )
+    op.execute(
+        f"CREATE FUNCTION gen4_tenant() RETURNS text LANGUAGE plpgsql STABLE {here} AS"
+        " $$ BEGIN RETURN coalesce(gen4_tenant_of_role(), current_setting('gen4.tenant', true)); END $$"
+    )
+    # In a sub-select the function runs once per statement, not once per row.
+    mine = "tenant_id = (SELECT gen4_tenant()) OR (SELECT gen4_tenant()) = '*'"
+    for table in _TENANT_TABLES:
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        op.execute(f"CREATE POLICY gen4_own ON {table} USING ({mine})")
+    op.execute("CREATE POLICY gen4_seen_by_all ON kill_switch FOR SELECT USING (tenant_id = '*')")
+    op.execute("CREATE POLICY gen4_set_for_all ON kill_switch USING (tenant_id = '*' AND (SELECT gen4_tenant_of_role()) IS NULL)")
+
+
+_TENANT_TABLES = (
+    "approval", "breaker", "budget_account", "checkpoint", "checkpoint_head", "cost_attribution", "cursor", "effect", "event",
+    "event_payload", "execution", "kill_switch", "ledger_entry", "namespace", "payload_erasure", "payload_key", "policy_binding",
+    "principal", "quota_window", "reservation", "role_binding", "schedule_owner", "session_lease", "session_view", "tenant",
+    "used_token",
+)  # fmt: skip
 
 
 def _trace_keys() -> tuple[sa.Column[str], ...]:
