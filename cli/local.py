@@ -47,7 +47,7 @@ class LocalStore:
 
 def open_local(settings: Settings) -> LocalStore:
     home = Home.open(settings.home)
-    store = Store.open(f"sqlite:///{home.store}").tenant(settings.tenant)
+    store = Store.open(settings.store_address).tenant(settings.tenant)
     return LocalStore(
         home=home, tenant_id=settings.tenant, store=store, blobs=BlobStore(home.blobs, settings.tenant),
         objects=ObjectStore.open(home.objects), chain=EventChain(store), executions=ExecutionRows(store),

@@ -192,6 +192,8 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         "GEN4_NAMESPACE": settings.namespace,
         "GEN4_APPROVAL_EXPIRY_S": str(settings.approval_expiry_s),
     }
+    if settings.store_url is not None:
+        values["GEN4_STORE_URL"] = settings.store_url
     if settings.temporal_port is not None:
         values["GEN4_TEMPORAL_PORT"] = str(settings.temporal_port)
     return values

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from activities.record.home import Home
 from schemas.error import InputError
 
 
@@ -42,11 +43,18 @@ class Settings(BaseSettings):
     repository_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts of https and ssh repositories, separated by commas; empty = none (``GEN4_REPOSITORY_HOSTS``)."""
     sandbox: Literal["auto", "docker", "bubblewrap"] = "auto"
+    store_url: str | None = None
+    """``postgresql://user@host/database`` (``GEN4_STORE_URL``), without a password; default: an SQLite file in the home."""
     tenant: str = "local"
     namespace: str = "default"
     temporal_port: int | None = None
     """Port of the embedded server; default: the one of the last start, else 7233, else a free one."""
     approval_expiry_s: Annotated[int, Field(ge=1, le=30 * 86_400)] = 72 * 3_600
+
+    @property
+    def store_address(self) -> str:
+        """Where the store is; what ``Store.open`` takes."""
+        return self.store_url or f"sqlite:///{Home(self.home).store}"
 
     @field_validator("home", "cache", mode="after")
     @classmethod
