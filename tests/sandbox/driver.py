@@ -71,6 +71,7 @@ def converse(process: SandboxProcess, order: dict[str, Any]) -> dict[str, Any]:
         "exit_code": ended.exit_code,
         "stderr": ended.stderr.decode(errors="replace"),
         "wall_ms": ended.wall_ms,
+        "cpu": list(ended.cpu),
         "lines": lines,
     }
 

@@ -284,3 +284,48 @@ def test_a_result_is_no_file_of_the_host(driver: Driver, open_folder: Path) -> N
     )
     assert ended["lines"] == ["no"]
     assert list(open_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_the_time_of_every_process_is_counted_whoever_waits_for_it(driver: Driver, end: str) -> None:
+    ended = driver.run(
+        code(
+            f"""
+            import os, time
+            child = os.fork()
+            while time.process_time() < 0.5:
+                pass
+            if child == 0:
+                os._exit(0)
+            if {end!r} == "kill":
+                while True:
+                    time.sleep(1)
+            os.wait()
+            """
+        ),
+        wall_ms=3_500 if end == "kill" else 20_000,
+    )
+    used_ms, source = ended["cpu"]
+    assert source in ("cgroup", "processes")
+    assert 800 <= used_ms <= 2_500
+    assert ended["left"] == []
+
+
+def test_no_program_gets_more_than_its_share_of_the_cpu(driver: Driver) -> None:
+    ended = driver.run(
+        code(
+            """
+            import os
+            for _ in range(3):
+                if os.fork() == 0:
+                    while True:
+                        pass
+            while True:
+                pass
+            """
+        ),
+        cpus=1.0,
+        wall_ms=3_000,
+    )
+    assert (ended["ending"], ended["left"]) == ("wall_time", [])
+    assert ended["cpu"][0] <= ended["wall_ms"] * 1.2 + 300

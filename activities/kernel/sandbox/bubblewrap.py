@@ -35,7 +35,7 @@ from schemas.testing import Limits, SandboxFacts
 
 from . import cgroup, launcher, orphans, probes, seccomp, tree_watch
 from .launching import check_program, readable
-from .port import ENVIRONMENT, HOME, RUNNER, UID, WORK, Ending, Probe, RootFilesystem, SandboxProcess, SandboxSpec
+from .port import ENVIRONMENT, HOME, RUNNER, UID, WORK, CpuUsed, Ending, Probe, RootFilesystem, SandboxProcess, SandboxSpec
 from .shares import DiskShares
 from .supervised import Chunk, Supervised
 
@@ -302,11 +302,18 @@ class BubblewrapProcess(Supervised):
             raise InfrastructureError(
                 "SANDBOX_NOT_ENDED", f"processes of sandbox {self._init} survive SIGKILL", "look for stuck file systems"
             )
+        self._await_outer()
         try:
             self._popen.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._popen.kill()
             self._popen.wait()
+
+    def _await_outer(self) -> None:
+        """Bubblewrap itself has ended but was not waited for: now it knows the time of all that it waited for."""
+        if self._outer >= 0:
+            select.select([self._outer], [], [], END_TIMEOUT_S)
+        self._note_cpu()
 
     def _exit_code(self) -> int:
         """As bubblewrap reported it; without a report the command never ran or was killed with its namespace."""
@@ -334,8 +341,15 @@ class BubblewrapProcess(Supervised):
         self._err.close()
         if self._group is not None:
             self._out_of_memory = self._group.out_of_memory()
+            self._note_cpu()
             self._group.remove()
             self._group = None
+
+    def _count_cpu(self) -> CpuUsed:
+        counted = self._group.cpu_ms() if self._group is not None else None
+        if counted is not None:
+            return CpuUsed(counted, "cgroup")
+        return CpuUsed(tree_watch.cpu_ms(self._popen.pid), "processes")
 
     _out_of_memory = False
 

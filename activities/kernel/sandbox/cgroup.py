@@ -12,6 +12,7 @@ from schemas.testing import Limits
 
 PREFIX = "gen4-sandbox-"
 CONTROLLERS = ("memory", "pids", "cpu")
+ACCOUNTING = "cpuacct"
 PERIOD_US = 100_000
 
 
@@ -22,12 +23,14 @@ class Parents:
     v1: dict[str, Path]
     v2: Path | None = None
     v2_controllers: frozenset[str] = frozenset()
+    v1_accounting: Path | None = None
+    """Of ``cpuacct``, which limits nothing: it may lie in a folder of its own or in that of ``cpu``."""
 
     def controllers(self) -> frozenset[str]:
         return frozenset(self.v1) | self.v2_controllers
 
     def folders(self) -> set[Path]:
-        return set(self.v1.values()) | ({self.v2} if self.v2 else set())
+        return {folder for folder in (*self.v1.values(), self.v2, self.v1_accounting) if folder}
 
 
 def find_parents(proc: Path = Path("/proc/self")) -> Parents:
@@ -39,11 +42,12 @@ def find_parents(proc: Path = Path("/proc/self")) -> Parents:
         if kind == "cgroup2":
             v2 = v2 or _delegated(mount, _below(mount, root, own.get("", "/")))
             continue
-        for controller in set(options.split(",")) & set(CONTROLLERS):
+        for controller in set(options.split(",")) & {*CONTROLLERS, ACCOUNTING}:
             folder = _below(mount, root, own.get(controller, "/"))
             if controller not in v1 and os.access(folder, os.W_OK):
                 v1[controller] = folder
-    return Parents(v1, *v2) if v2 else Parents(v1)
+    accounting = v1.pop(ACCOUNTING, None)
+    return Parents(v1, *v2, v1_accounting=accounting) if v2 else Parents(v1, v1_accounting=accounting)
 
 
 def _own_groups(text: str) -> dict[str, str]:
@@ -128,6 +132,36 @@ class OutOfMemory:
         return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in text.splitlines())
 
 
+@dataclass(frozen=True)
+class CpuTime:
+    """What the processes of a group have used, also those that have ended; None where the kernel does not say."""
+
+    folder: Path | None
+
+    @staticmethod
+    def of(pid: int) -> CpuTime:
+        """For the group of another process, which must not be the root's."""
+        try:
+            own = _own_groups(Path(f"/proc/{pid}/cgroup").read_text())
+        except OSError:
+            return CpuTime(None)
+        for mount, root, kind, options in _mounts(Path("/proc/self/mountinfo").read_text()):
+            name = "" if kind == "cgroup2" else ACCOUNTING
+            folder = mount / os.path.relpath(own.get(name, "/"), root)
+            if own.get(name, "/") != "/" and (name == "" or name in options.split(",")):
+                if (folder / "cpuacct.usage").exists() or (folder / "cpu.stat").exists():
+                    return CpuTime(folder)
+        return CpuTime(None)
+
+    def ms(self) -> int | None:
+        if self.folder is None:
+            return None
+        if nanoseconds := _read(self.folder / "cpuacct.usage").strip():
+            return int(nanoseconds) // 1_000_000
+        fields = dict(line.split(" ", 1) for line in _read(self.folder / "cpu.stat").splitlines() if " " in line)
+        return int(fields["usage_usec"]) // 1_000 if "usage_usec" in fields else None
+
+
 class Group:
     """One sandbox's control groups."""
 
@@ -135,10 +169,13 @@ class Group:
         name = PREFIX + secrets.token_hex(8)
         self._folders = {controller: folder / name for controller, folder in parents.v1.items()}
         self._unified = parents.v2 / name if parents.v2 else None
+        self._accounting = parents.v1_accounting / name if parents.v1_accounting else None
         try:
             for controller, folder in self._folders.items():
                 folder.mkdir()
                 _configure_v1(controller, folder, limits)
+            if self._accounting and self._accounting not in self._folders.values():
+                self._accounting.mkdir()
             if self._unified:
                 self._unified.mkdir()
                 _configure_v2(parents.v2_controllers, self._unified, limits)
@@ -154,13 +191,17 @@ class Group:
         """Whether the kernel has killed a process of this group for its memory limit."""
         return OutOfMemory(self._folders.get("memory") or self._unified).happened()
 
+    def cpu_ms(self) -> int | None:
+        """CPU time of all its processes; None where there is no such controller."""
+        return CpuTime(self._accounting or self._unified).ms()
+
     def remove(self, patience_s: float = 5.0) -> None:
         """Remove the groups, which must be empty of processes. Raises OSError when one never becomes so."""
         for folder in self._all():
             _remove(folder, patience_s)
 
     def _all(self) -> list[Path]:
-        return [*self._folders.values(), *([self._unified] if self._unified else [])]
+        return [folder for folder in dict.fromkeys((*self._folders.values(), self._unified, self._accounting)) if folder]
 
 
 def reap(parents: Parents, older_than_s: float) -> int:

@@ -28,10 +28,10 @@ from schemas.error import InfrastructureError
 from schemas.testing import Limits, SandboxFacts
 
 from . import probes, seccomp
-from .cgroup import OutOfMemory
+from .cgroup import CpuTime, OutOfMemory
 from .launching import check_program, readable
 from .owner import alive, owner
-from .port import ENVIRONMENT, HOME, RUNNER, UID, WORK, Ending, Probe, RootFilesystem, SandboxProcess, SandboxSpec
+from .port import ENVIRONMENT, HOME, RUNNER, UID, WORK, CpuUsed, Ending, Probe, RootFilesystem, SandboxProcess, SandboxSpec
 from .shares import DiskShares
 from .supervised import Chunk, Supervised
 
@@ -233,7 +233,8 @@ class DockerProcess(Supervised):
         self._socket = _attach(self._client, container)
         try:
             self._client.start(container)
-            self._memory = OutOfMemory.of(self._client.inspect_container(container)["State"]["Pid"])
+            first = self._client.inspect_container(container)["State"]["Pid"]
+            self._memory, self._cpu_time = OutOfMemory.of(first), CpuTime.of(first)
         except BaseException:
             self._socket.close()
             self._client.close()
@@ -323,6 +324,10 @@ class DockerProcess(Supervised):
         except OSError:
             pass  # the engine was first
         self._socket.close()
+
+    def _count_cpu(self) -> CpuUsed:
+        counted = self._cpu_time.ms()  # the engine removes the group with the last process: the last look counts
+        return CpuUsed() if counted is None else CpuUsed(counted, "cgroup")
 
     _oom = False
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from schemas.model import Digest
 from schemas.testing import Limits, SandboxFacts
@@ -51,6 +51,14 @@ class SandboxSpec:
     labels: dict[str, str] = field(default_factory=dict)
 
 
+class CpuUsed(NamedTuple):
+    """CPU time of all processes of a sandbox. ``source``: what counted it. ``processes``, and Docker's groups, miss what was used
+    in the last tenth of a second before a kill or an end; ``none`` counted nothing."""
+
+    ms: int = 0
+    source: Literal["cgroup", "processes", "none"] = "none"
+
+
 @dataclass(frozen=True)
 class Completed:
     """``stderr`` keeps the last 64 KiB. ``exit_code`` is that of the process, 128 + n when a signal n ended it."""
@@ -59,6 +67,7 @@ class Completed:
     exit_code: int
     stderr: bytes
     wall_ms: int
+    cpu: CpuUsed
 
 
 class SandboxProcess(Protocol):
@@ -79,6 +88,9 @@ class SandboxProcess(Protocol):
 
     def finish(self) -> Completed:
         """Wait for the end, make sure that no process is left, and say how it ended."""
+
+    def cpu(self) -> CpuUsed:
+        """Used so far; after the end, all of it."""
 
 
 @dataclass(frozen=True)

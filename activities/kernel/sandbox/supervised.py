@@ -12,7 +12,7 @@ from schemas.error import Gen4Error, InfrastructureError
 from schemas.testing import Limits
 
 from .output import LineStream, Tail
-from .port import Completed, Ending
+from .port import Completed, CpuUsed, Ending
 
 TICK_S = 0.1
 """How often the limits are looked at."""
@@ -34,10 +34,12 @@ class Supervised(abc.ABC):
         self._stdout = LineStream(limits.output_bytes)
         self._stderr = Tail()
         self._ending: Ending = "exited"
+        self._cpu = CpuUsed()
         self._lock = threading.Lock()
         self._stopped: float | None = None
         self._done = threading.Event()
         self._started = time.monotonic()
+        self._counted = 0.0
         self._completed: Completed | None = None
         self._error: Gen4Error | None = None
         self._thread = threading.Thread(target=self._supervise, name="gen4-sandbox", daemon=True)
@@ -70,6 +72,10 @@ class Supervised(abc.ABC):
     @abc.abstractmethod
     def _overrun(self) -> Ending | None:
         """The limit, other than time and output, that is passed now."""
+
+    @abc.abstractmethod
+    def _count_cpu(self) -> CpuUsed:
+        """CPU time used so far, as far as it can be seen now; never more than was used."""
 
     # The protocol.
 
@@ -105,13 +111,16 @@ class Supervised(abc.ABC):
             raise InfrastructureError("SANDBOX_BROKEN", "the sandbox ended without a result", "see the worker's log")
         return self._completed
 
+    def cpu(self) -> CpuUsed:
+        return self._cpu
+
     # The supervising thread.
 
     def _supervise(self) -> None:
         try:
             code = self._watch()
             wall_ms = int((time.monotonic() - self._started) * 1000)
-            self._completed = Completed(self._ending, code, self._stderr.value(), wall_ms)
+            self._completed = Completed(self._ending, code, self._stderr.value(), wall_ms, self._cpu)
         except Gen4Error as error:
             self._error = error
         except Exception as error:
@@ -144,7 +153,13 @@ class Supervised(abc.ABC):
         if not fits:
             self._stop("output")
 
+    def _note_cpu(self) -> None:
+        self._cpu = max(self._cpu, self._count_cpu())
+
     def _enforce(self) -> None:
+        if time.monotonic() - self._counted >= TICK_S:
+            self._counted = time.monotonic()
+            self._note_cpu()
         if (time.monotonic() - self._started) * 1000 >= self._limits.wall_ms:
             self._stop("wall_time")
         elif ending := self._overrun():

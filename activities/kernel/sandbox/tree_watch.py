@@ -1,4 +1,4 @@
-"""Memory of a process tree, watched from outside, where no control group can be made."""
+"""Memory and CPU time of a process tree, watched from outside, where no control group can be made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
 
@@ -35,6 +36,20 @@ def memory_exceeds(pid: int, limit_bytes: int) -> bool:
     if sum(_private(one) for one in pids) <= limit_bytes:
         return False
     return sum(_proportional(one) for one in pids) > limit_bytes
+
+
+def cpu_ms(pid: int) -> int:
+    """CPU time of the tree: of what lives, and of what has ended and was waited for."""
+    return sum(_ticks(one) for one in descendants(pid)) * 1000 // CLOCK_TICKS
+
+
+def _ticks(pid: int) -> int:
+    """User and system time, own and of children that were waited for; also of a process that has ended and was not."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return sum(int(field) for field in fields[11:15])
+    except (OSError, ValueError):
+        return 0
 
 
 def _private(pid: int) -> int:
