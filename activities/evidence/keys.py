@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import secrets
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
+from activities.record.key_files import read_private, replace, write_once
 from schemas.canonical import StrictJsonError, jcs, strict_json
 from schemas.error import InputError
 from schemas.evidence import BUILDER_ID, TrustedKey, TrustRoot, timestamp_of
@@ -63,9 +61,9 @@ def load_signer(keys: Path) -> Signer:
     """
     path = keys / SIGNER_KEY
     if not path.exists() and not path.is_symlink():
-        _write_new(path, _new_key(), 0o600)
+        write_once(path, _new_key(), 0o600)
     try:
-        key = serialization.load_pem_private_key(_read_private(path), password=None)
+        key = serialization.load_pem_private_key(read_private(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
@@ -105,7 +103,7 @@ def ensure_trust(keys: Path, signer: Signer, policy_digests: tuple[str, ...], no
     policies = tuple(sorted({*trust.policy_digests, *policy_digests}))
     wanted = trust.model_copy(update={"keys": (*trust.keys, *added), "policy_digests": policies})
     if wanted != trust or not path.exists():
-        _replace(path, jcs(wanted) + b"\n", 0o644)
+        replace(path, jcs(wanted) + b"\n", 0o644)
     return path
 
 
@@ -128,51 +126,3 @@ def _new_key() -> bytes:
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _read_private(path: Path) -> bytes:
-    remedy = f"make {path} a regular file of yours with mode 0600, or move it away"
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise InputError("KEY_UNSAFE", f"cannot open {path}: {error.strerror}", remedy) from error
-    with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
-            raise InputError("KEY_UNSAFE", f"{path} can be read or replaced by others", remedy)
-        return file.read(65_536)
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Create ``path`` complete or not at all; when two processes race, the first one's file stays."""
-    temporary = _temporary(path, data, mode)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
-
-
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    os.replace(_temporary(path, data, mode), path)
-    _sync_folder(path.parent)
-
-
-def _temporary(path: Path, data: bytes, mode: int) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
