@@ -3,6 +3,7 @@
     Gen4Error
     ├── InputError           the request is wrong; nothing was changed (exit code 2)
     ├── Refused              policy, gate or verification said no (exit code 1)
+    ├── Stopped              a person or a limit ended what was running (exit code 1)
     └── InfrastructureError  the machine failed, not the work; never a test result (exit code 3)
 """
 
@@ -27,6 +28,12 @@ class InputError(Gen4Error):
 
 
 class Refused(Gen4Error):
+    exit_code = 1
+
+
+class Stopped(Gen4Error):
+    """Not a :class:`Refused`: whoever goes another way after a refusal must not go on after this."""
+
     exit_code = 1
 
 

@@ -25,6 +25,8 @@ _SUSPECTS: TypeAdapter[list[Suspect]] = TypeAdapter(list[Suspect])
 _OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
 MAX_SERVERS = 20
 """Fork servers that one attempt may lose before it gives up."""
+LOST = frozenset({"FORK_SERVER_GONE", "SANDBOX_GONE"})
+"""What an edit may have done to its server. Anything else, such as a store that is down, is not the edit's doing."""
 _WALL_MARGIN_MS = 120_000
 _OUTPUT_BYTES = 512 * 1024 * 1024
 
@@ -66,8 +68,8 @@ class Repairing:
                     search = Search(space, server, journal, goal, progress)
                     stopped = search.run()
                 return self._concluded(search.progress.found, search.progress.tried, space.offered, stopped)
-            except InfrastructureError:
-                if search is None or lost + 1 == MAX_SERVERS:
+            except InfrastructureError as error:
+                if search is None or lost + 1 == MAX_SERVERS or error.code not in LOST:
                     raise
                 progress = search.skip_lost()
         raise AssertionError("unreachable")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from schemas.error import Refused
+from schemas.error import Stopped
 from schemas.ledger import Usage
 from schemas.limits import AttemptLimits
 
@@ -35,19 +35,19 @@ class Meter:
         self._since_ns = self._wall_ns = 0
 
     def tool_call(self) -> None:
-        """Before a sandbox starts. Raises Refused(TOOL_CALLS_LIMIT)."""
+        """Before a sandbox starts. Raises Stopped(TOOL_CALLS_LIMIT)."""
         with self._lock:
             self._require("tool_calls", self._tool_calls + 1)
             self._tool_calls += 1
 
     def step(self, count: int = 1) -> None:
-        """Before an edit is tried. Raises Refused(STEPS_LIMIT)."""
+        """Before an edit is tried. Raises Stopped(STEPS_LIMIT)."""
         with self._lock:
             self._require("steps", self._steps + count)
             self._steps += count
 
     def tokens(self, model: str, *, prompt: int, completion: int, cached: int = 0) -> None:
-        """After a model answered: what was used is counted, and then refused if it is too much. Raises Refused(TOKENS_LIMIT)."""
+        """After a model answered: what was used is counted, and then refused if it is too much. Raises Stopped(TOKENS_LIMIT)."""
         with self._lock:
             self._model = model
             self._prompt += prompt
@@ -91,7 +91,7 @@ class Meter:
     def _require(self, name: str, count: int) -> None:
         most: int | None = getattr(self._allowed, name) if self._allowed else None
         if most is not None and count > most:
-            raise Refused(
+            raise Stopped(
                 f"{name.upper()}_LIMIT", f"{count} {name.replace('_', ' ')} in one attempt, policy allows {most}",
                 "ask for less, or raise limits.attempt in policies/data.json",
             )  # fmt: skip

@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -238,6 +239,7 @@ class BubblewrapProcess(Supervised):
         self._group = group
         self._memory = limits.memory_mb << 20
         self._status = status
+        self._handles = threading.Lock()  # whoever kills must not do so by a number that was closed and given away again
         self._outer = os.pidfd_open(popen.pid)
         try:
             self._inner: int | None = os.pidfd_open(init)
@@ -281,13 +283,14 @@ class BubblewrapProcess(Supervised):
             return
 
     def _kill(self) -> None:
-        if self._inner is not None:
-            try:
-                signal.pidfd_send_signal(self._inner, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        elif self._popen.poll() is None:
-            self._popen.kill()
+        with self._handles:
+            if self._inner is not None:
+                try:
+                    signal.pidfd_send_signal(self._inner, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            elif self._popen.poll() is None:
+                self._popen.kill()
 
     def _reap(self) -> int:
         """The descriptor of the first process becomes readable only when its whole namespace is empty."""
@@ -333,10 +336,11 @@ class BubblewrapProcess(Supervised):
         return 128 + signal.SIGKILL
 
     def _free(self) -> None:
-        for descriptor in (self._outer, self._inner, self._status[0]):
-            if descriptor is not None and descriptor >= 0:
-                os.close(descriptor)
-        self._outer, self._inner = -1, None
+        with self._handles:
+            for descriptor in (self._outer, self._inner, self._status[0]):
+                if descriptor is not None and descriptor >= 0:
+                    os.close(descriptor)
+            self._outer, self._inner = -1, None
         self._out.close()
         self._err.close()
         if self._group is not None:
