@@ -106,7 +106,7 @@ def test_whatever_its_user_does_a_killed_sandbox_ends_with_the_reason(
 ) -> None:
     began = time.monotonic()
     killing = killed_after_its_first_line(running, OPERATOR)
-    with pytest.raises(Stopped, match="KILL_SWITCH.*leak"), killing, backend.start(spec(root, SLEEP)) as process:
+    with pytest.raises(Stopped, match=r"KILL_SWITCH.*leak"), killing, backend.start(spec(root, SLEEP)) as process:
         assert process.line(20) == b"up"
         use(process)
     assert time.monotonic() - began < 10
