@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := schemas policies activities workflows workers cli
 
-.PHONY: setup demo test lint bench up lock
+.PHONY: setup demo test lint bench up lock catalogue
 
 setup: $(STAMP)
 	@$(BIN)/python -m workers.setup
@@ -32,6 +32,9 @@ bench: setup
 
 up: setup
 	@$(BIN)/gen4 up
+
+catalogue: $(STAMP)
+	@$(BIN)/python -m workers.catalogue
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is not on PATH: apt-get install python3 python3-venv" >&2; exit 3; }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Generic, Literal, TypeVar
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
+
+from schemas.canonical import jcs_sha256
 
 In = TypeVar("In", bound=BaseModel)
 Out = TypeVar("Out", bound=BaseModel)
@@ -44,3 +47,25 @@ class Capability(Generic[In, Out]):
     containment: bool = False
     """It records or cleans up what was stopped, so kill switches, leases and budgets do not hold it back."""
     version: str = "1"
+
+    @cached_property
+    def descriptor_sha256(self) -> str:
+        """Identity of what is declared: id, version, facts and the shapes of both models, without their descriptions."""
+        return jcs_sha256(
+            {
+                "id": self.id, "version": self.version, "side_effect": self.side_effect, "risk": self.risk, "pool": self.pool,
+                "server": self.server, "metered": self.metered, "containment": self.containment,
+                "timeout_ms": round(self.timeout.total_seconds() * 1000),
+                "input_schema": _shape(self.input.model_json_schema()), "output_schema": _shape(self.output.model_json_schema()),
+            }
+        )  # fmt: skip
+
+
+def _shape(schema: Any) -> Any:
+    """A JSON Schema without the texts for people."""
+    if isinstance(schema, dict):
+        return {key: _shape(value) for key, value in schema.items() if not (key in _TEXTS and isinstance(value, str))}
+    return [_shape(item) for item in schema] if isinstance(schema, list) else schema
+
+
+_TEXTS = frozenset({"title", "description"})

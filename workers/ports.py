@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from importlib.metadata import version
 from activities.compile.activities import CompileActivities
 from activities.control.activities import ControlActivities
 from activities.control.approvers import ensure_operator
-from activities.control.seeding import ensure_tenant, packaged_roles
 from activities.evidence.activities import EvidenceActivities, EvidencePorts, SigningActivities
 from activities.evidence.keys import ensure_trust, load_signer
 from activities.explore.activities import ExploreActivities
 from activities.forge.activities import ForgeActivities
+from activities.kernel.kernel import Kernel
 from activities.kernel.repositories import RepositoryRules
 from activities.kernel.sandbox.backends import choose_backend, require_backend
 from activities.kernel.sandbox.rootfs import RootFilesystems
@@ -27,24 +26,22 @@ from activities.record.chain import EventChain
 from activities.record.cursors import Cursors
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
-from activities.record.store import Store, TenantStore, now_ms
+from activities.record.store import Store, now_ms
 from activities.testbed.activities import TestbedActivities
 from activities.testbed.environment import Environments
 from activities.testbed.run import TestBed
 from activities.verify.activities import VerifyActivities
 from schemas.task import SessionConfig
 from workers.fabric import OPA_TOKEN, POLICY_BUNDLE, FabricState
+from workers.kernel import open_kernel
 from workers.settings import Settings
 
 
 @dataclass(frozen=True)
 class Ports:
-    """One object graph per worker process. ``known_to_policy``: ids of the capabilities that some phase may use."""
+    """One object graph per worker process."""
 
-    store: TenantStore
-    policy: PolicyEngine
-    operator_id: str
-    known_to_policy: frozenset[str]
+    kernel: Kernel
     implementers: tuple[object, ...]
 
 
@@ -57,7 +54,7 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
     """
     require_backend(settings.sandbox)  # before minutes go into a base for it
     ensure_operator(home)
-    store = Store.open(f"sqlite:///{home.store}").tenant(settings.tenant)
+    store = Store.open(settings.store_address).tenant(settings.tenant)
     policy = _policy(home, endpoints)
     blobs, objects, chain = BlobStore(home.blobs, settings.tenant), ObjectStore.open(home.objects), EventChain(store)
     roots = RootFilesystems(settings.cache)
@@ -89,10 +86,8 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
         EvidenceActivities(evidence),
         SigningActivities(evidence, signer),
     )
-    known = policy.check()
-    roles, digest = packaged_roles(), policy.policy_digest
-    operator_id = ensure_tenant(store, settings.namespace, roles, digest, os.geteuid(), now_ms())
-    return Ports(store, policy, operator_id, known, implementers)
+    kernel = open_kernel(store, policy, policy.check(), settings.namespace, chain=chain)
+    return Ports(kernel, implementers)
 
 
 def _policy(home: Home, endpoints: FabricState) -> PolicyEngine:

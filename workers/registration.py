@@ -7,7 +7,7 @@ many arguments and bytes that do not decode all reach the gate that way, instead
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from temporalio import activity
@@ -48,12 +48,12 @@ def served_by(pool: Pool) -> frozenset[str]:
 
 
 def check_registration(
-    implementers: Iterable[object], pool: Pool, known_to_policy: frozenset[str] | None = None
+    implementers: Iterable[object], pool: Pool, catalogue: Mapping[str, str] | None = None
 ) -> dict[str, Method]:
     """The implementing method of every capability of ``pool``, by id; implementations for other pools are left out.
 
     Args:
-        known_to_policy: ids that the policy names for some phase; given, every served capability must be among them.
+        catalogue: descriptors of what the policy names for some phase; given, every served capability must be among them.
     """
     found: dict[str, Method] = {}
     for implementer in implementers:
@@ -71,9 +71,18 @@ def check_registration(
     missing = sorted(served_by(pool) - found.keys())
     if missing:
         raise RegistrationError("CAP_UNIMPLEMENTED", f"pool {pool}: nothing implements {', '.join(missing)}")
-    if known_to_policy is not None and (unknown := sorted(found.keys() - known_to_policy)):
-        raise RegistrationError("CAP_NOT_IN_POLICY", f"no phase may use {', '.join(unknown)}", "name them in policies/data.json")
+    for id in sorted(found) if catalogue is not None else ():
+        _check_catalogued(CAPABILITIES[id], (catalogue or {}).get(id))
     return found
+
+
+def _check_catalogued(capability: Capability[Any, Any], listed: str | None) -> None:
+    if listed is None:
+        message = f"no phase may use {capability.id}"
+        raise RegistrationError("CAP_NOT_IN_POLICY", message, "name it in policies/data.json and run `make catalogue`")
+    if listed != capability.descriptor_sha256:
+        message = f"{capability.id} is not what the policy's catalogue lists"
+        raise RegistrationError("CAP_DIGEST_CHANGED", message, "review the change, then run `make catalogue`")
 
 
 def _implementations(implementer: object) -> Iterable[tuple[Capability[Any, Any], Method]]:

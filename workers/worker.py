@@ -57,24 +57,21 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        for worker in workers(client, ports, settings):
+        for worker in workers(client, ports):
             await stack.enter_async_context(worker)
         write_json(home.run / WORKER_READY, {"pid": os.getpid()})
         await stop.wait()
 
 
-def workers(client: Client, ports: Ports, settings: Settings) -> Iterator[Worker]:
+def workers(client: Client, ports: Ports) -> Iterator[Worker]:
     """One for workflows, one per pool."""
     yield Worker(
         client, task_queue=WORKFLOW_QUEUE, workflows=WORKFLOWS, workflow_runner=workflow_runner(),
         max_cached_workflows=CACHED_WORKFLOWS, graceful_shutdown_timeout=GRACE, disable_eager_activity_execution=True,
     )  # fmt: skip
     for pool, slots in SLOTS.items():
-        check_registration(ports.implementers, pool, ports.known_to_policy)
-        gate = Gate(
-            client=client, store=ports.store, policy=ports.policy, tenant_id=settings.tenant, operator_id=ports.operator_id,
-            served=served_by(pool),
-        )  # fmt: skip
+        check_registration(ports.implementers, pool, ports.kernel.catalogue)
+        gate = Gate(client=client, kernel=ports.kernel, served=served_by(pool))
         yield Worker(
             client, task_queue=queue_of(pool), activities=activities_of(ports.implementers, pool), interceptors=[gate],
             activity_executor=ThreadPoolExecutor(slots, thread_name_prefix=pool), max_concurrent_activities=slots,

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from schemas.canonical import sha256_hex
 from schemas.capability import Capability
-from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
+from schemas.error import Gen4Error, InfrastructureError, InputError, Refused, Stopped
 
 Name = Literal["succeeded", "failed", "unknown"]
 ErrorClass = Literal["infra", "task", "policy", "timeout"]
@@ -31,6 +31,11 @@ class Outcome:
     cancelled: bool = False
 
     @property
+    def own_fault(self) -> bool:
+        """The work failed by itself: neither an outage nor somebody who stopped it."""
+        return self.error is not None and not self.cancelled and self.error_class in ("task", "policy")
+
+    @property
     def result_json(self) -> str | None:
         return None if self.result is None else self.result.model_dump_json()
 
@@ -46,6 +51,27 @@ class Outcome:
 def is_effect(capability: Capability[Any, Any]) -> bool:
     """Whether the capability changes something outside its own return value, so that it must happen once."""
     return capability.side_effect in ("write", "irreversible")
+
+
+def leaves_receipt(capability: Capability[Any, Any]) -> bool:
+    """Whether its result is kept, so that a later attempt returns it instead of doing, or paying for, the work again."""
+    return is_effect(capability) or capability.metered
+
+
+def blames(number: int, outcome: Outcome) -> bool | None:
+    """What an outcome says to breaker 7 (the capability) or 8 (the server it depends on): False is a failure, None is nothing.
+
+    A defect counts against the capability, an outage against the server; that store or policy engine are down, against neither.
+    """
+    if outcome.error is None:
+        return True
+    if outcome.cancelled or isinstance(outcome.error, Stopped) or outcome.code.startswith(("STORE_", "POLICY_", "TEMPORAL_", "SANDBOX_KILLED")):
+        return None
+    if outcome.code == "UNEXPECTED":
+        return False if number == 7 else None
+    if outcome.error_class == "infra":
+        return None if number == 7 else False
+    return True
 
 
 def of_result(capability: Capability[Any, Any], result: object) -> Outcome:

@@ -1,84 +1,168 @@
-"""What the gate writes: its decision, the state of the effect and the receipt, each pair in one transaction."""
+"""What the gate writes: its decision, the reservation, the state of the effect and the receipt, each set in one transaction."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from activities.kernel.acting import Acting
-from activities.kernel.admission import CHECKS, Call, Refusal
+from activities.kernel.admission import CHECKS, RECHECKED, Call, Refusal, first_refusal
+from activities.kernel.estimating import bounds_of
 from activities.kernel.identity import keys_of
-from activities.kernel.outcome import MESSAGE_CHARS, Outcome, is_effect
-from activities.record.approvals import Approvals
-from activities.record.chain import EventChain
-from activities.record.effects import Effects, StoredReceipt
+from activities.kernel.kernel import Kernel
+from activities.kernel.outcome import MESSAGE_CHARS, Outcome, blames, leaves_receipt
+from activities.kernel.standing import scopes, server_of
+from activities.record.effects import StoredReceipt
 from activities.record.executions import ExecutionRow
-from activities.record.store import TenantStore
+from activities.record.ledger import BudgetBlocked
+from activities.record.store import now_ms
 from schemas.approval import ApprovalRequest, ApprovalStatus
 from schemas.capability import Capability
 from schemas.error import Refused
 from schemas.event import Actor, EventDraft, EventKind
+from schemas.ledger import Usage
+from schemas.tariff import upper_bound
 from schemas.task import TraceKeys
 
 UNREDEEMED: tuple[ApprovalStatus, ...] = ("pending", "approved")
 ENGINE = Actor(principal_id="gen4", kind="engine")
+SKEW_MS = 300_000
+"""How far clocks of workers and store may be apart: a reservation outlives the attempt's deadline by this much."""
 
 
 class Recording:
     """Blocking; every method raises InfrastructureError when the store is down."""
 
-    def __init__(self, store: TenantStore) -> None:
-        self._store = store
-        self._chain = EventChain(store)
-        self._effects = Effects(store)
-        self._approvals = Approvals(store)
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    # --- before ------------------------------------------------------------------------------------------------------
 
     def refused(self, call: Call, who: Acting, refusal: Refusal) -> None:
-        payload = {
-            "decision": "blocked", "check_no": refusal.check_no, "code": refusal.code, "reason": refusal.message,
-            "activity_type": call.activity_type[:MESSAGE_CHARS], **_policy_digest(call),
-        }  # fmt: skip
-        self._append(None, call, who, "gate.decision", payload)
+        self._append(None, call, who, "gate.decision", _refusal(call, refusal))
 
-    def begin(self, call: Call, capability: Capability[Any, Any], who: Acting) -> StoredReceipt | None:
-        """Before an attempt runs.
+    def begin(
+        self, call: Call, capability: Capability[Any, Any], who: Acting, row: ExecutionRow
+    ) -> StoredReceipt | Refusal | None:
+        """Before an attempt runs: once more whatever may have changed since the checks, then reserve, in one transaction.
 
         Returns:
-            The receipt of the effect if an earlier attempt completed it; it must not be repeated.
+            The receipt of the effect if an earlier attempt completed it: it must not be repeated. A refusal if it may not
+            begin now; it is recorded. None: go on.
         """
-        if not is_effect(capability):
-            return None  # a single event will hold decision and outcome
 
-        def both(connection: Connection) -> StoredReceipt | None:
-            stored = self._effects.begin(who, capability.id, connection)
-            if stored is None:
-                self._append(connection, call, who, "gate.decision", _allowed(call))
-            else:
+        def together(connection: Connection) -> StoredReceipt | Refusal | None:
+            stored = self._kernel.effects.get(who.effect_key, connection)
+            if stored is not None and stored.outcome == "succeeded":
                 payload = {"outcome": stored.outcome, "stored": True, "done_by": stored.attempt_key}
                 self._append(connection, call, who, "task.receipt", payload)
-            return stored
+                return stored
+            held = self._hold(connection, call, capability, who, row)
+            if held is not None:
+                self._append(connection, call, who, "gate.decision", _refusal(call, held))
+                return held
+            self._kernel.effects.begin(who, capability.id, connection)
+            self._append(connection, call, who, "gate.decision", _allowed(call))
+            return None
 
-        return self._store.write(both)
+        return self._kernel.store.write(together)
 
-    def settle(self, call: Call, capability: Capability[Any, Any], who: Acting, outcome: Outcome, latency_ms: int) -> None:
-        """After an attempt, however it ended."""
+    def _hold(
+        self, connection: Connection, call: Call, capability: Capability[Any, Any], who: Acting, row: ExecutionRow
+    ) -> Refusal | None:
+        """Checks 1, 2, 7, 8 again on the transaction's own view; a probe's place and the budget are taken here."""
+        kernel, time_ms = self._kernel, now_ms()
+        server = server_of(capability, call.request)
+        standing = kernel.standings.load(connection, row, capability, server, who.attempt_key, time_ms)
+        for number, scope in scopes(row.tenant_id, capability, server).items():
+            if standing.breakers[number].decision == "probe":
+                standing.breakers[number] = kernel.breakers.admit(connection, scope, who.attempt_key, time_ms)
+        refusal = first_refusal(replace(call, standing=standing), RECHECKED)
+        if refusal is not None or not capability.metered:
+            return refusal
+        timeout_ms = round(capability.timeout.total_seconds() * 1000)
+        amounts = upper_bound(kernel.pricing, bounds_of(capability, call.request, kernel.policies.limits))
+        reserved = kernel.ledger.reserve(
+            connection, who.keys, effect_key=who.effect_key, capability_id=capability.id, amounts=amounts,
+            generation=who.generation, expires_at_ms=time_ms + timeout_ms + SKEW_MS, now_ms=time_ms,
+        )  # fmt: skip
+        if not isinstance(reserved, BudgetBlocked):
+            return None
+        message = f"{reserved.unit}: {reserved.needed} needed, {reserved.available} available on {reserved.account_id}"
+        later = None if reserved.retry_at_ms is None else max(reserved.retry_at_ms - time_ms, 1)
+        return Refusal(10, reserved.code, message, reserved.remedy, retry_after_ms=later)
+
+    # --- after -------------------------------------------------------------------------------------------------------
+
+    def settle(
+        self, call: Call, capability: Capability[Any, Any], who: Acting, row: ExecutionRow, outcome: Outcome, latency_ms: int,
+        usage: Usage,
+    ) -> int:  # fmt: skip
+        """After an attempt, however it ended: receipt, cost and breakers at once.
+
+        Returns:
+            How many attempts of this effect failed by its own fault so far, this one included.
+        """
         receipt = {**outcome.receipt, "latency_ms": latency_ms}
-        if not is_effect(capability):
-            self._append(None, call, who, "task.receipt", {**_allowed(call), **receipt})
-            return
+        if usage != Usage():
+            receipt["usage"] = usage.model_dump(mode="json", exclude_defaults=True)
 
-        def both(connection: Connection) -> None:
-            self._effects.finish(who, capability.id, outcome.name, outcome.result_json, connection)
+        def together(connection: Connection) -> int:
+            self._settle_breakers(connection, call, capability, who, row, outcome)
+            if not leaves_receipt(capability):
+                self._append(connection, call, who, "task.receipt", {**_allowed(call), **receipt})
+                return who.attempt if outcome.own_fault else 0
+            kept = self._kernel.effects.finish(
+                who, capability.id, outcome.name, outcome.result_json, connection, own_fault=outcome.own_fault
+            )
+            if capability.metered:
+                self._kernel.ledger.settle(
+                    connection, who.keys, effect_key=who.effect_key, capability_id=capability.id, role=who.role, usage=usage,
+                    tariff=self._kernel.pricing, now_ms=now_ms(),
+                )  # fmt: skip
             self._append(connection, call, who, "task.receipt", receipt)
+            return kept.failures
 
-        self._store.write(both)
+        return self._kernel.store.write(together)
 
-    def reset(self, row: ExecutionRow, original_run_id: str) -> None:
-        """A reset run showed itself; once per run. Approvals of its session that were not redeemed are void (threats 6.3)."""
+    def _settle_breakers(
+        self, connection: Connection, call: Call, capability: Capability[Any, Any], who: Acting, row: ExecutionRow,
+        outcome: Outcome,
+    ) -> None:  # fmt: skip
+        """A failure counts once an effect, however often it is tried again: one bad input opens nothing for the others."""
+        time_ms = now_ms()
+        before = call.standing.breakers if call.standing else {}
+        for number, scope in scopes(row.tenant_id, capability, server_of(capability, call.request)).items():
+            ok, probing = blames(number, outcome), number in before and before[number].decision == "probe"
+            said = None if ok is False and who.attempt > 1 and not probing else ok
+            self._kernel.breakers.settle(connection, scope, who.attempt_key, said, outcome.code, time_ms)
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    def keep(self, row: ExecutionRow, original_run_id: str) -> ExecutionRow:
+        """Record a run that shows itself for the first time, with the lease of its session."""
         keys = keys_of(row, row.tenant_id)
-        open_approvals = [stored.request for stored in self._approvals.of_session(row.session_id)]
+
+        def together(connection: Connection) -> ExecutionRow:
+            kept = self._kernel.executions.put(row, connection)
+            if original_run_id != row.run_id:
+                self._reset(connection, row, keys, original_run_id)
+            self._kernel.standings.renew_lease(connection, kept, keys, now_ms())
+            return kept
+
+        return self._kernel.store.write(together)
+
+    def renew_lease(self, row: ExecutionRow) -> bool:
+        keys = keys_of(row, row.tenant_id)
+        return self._kernel.store.write(
+            lambda connection: self._kernel.standings.renew_lease(connection, row, keys, now_ms())
+        )
+
+    def _reset(self, connection: Connection, row: ExecutionRow, keys: TraceKeys, original_run_id: str) -> None:
+        """Approvals of the session that were not redeemed are void (threats 6.3)."""
         draft = EventDraft(
             kind="execution.reset", task_id=row.task_id, idempotency_key=f"{row.run_id}/execution.reset",
             payload={
@@ -86,24 +170,22 @@ class Recording:
                 "generation": row.generation,
             },
         )  # fmt: skip
-
-        def together(connection: Connection) -> None:
-            self._chain.append(keys, ENGINE, draft, connection=connection)
-            for request in open_approvals:
-                self._revoke(connection, keys, request)
-
-        self._store.write(together)
+        self._kernel.chain.append(keys, ENGINE, draft, connection=connection)
+        for stored in self._kernel.approvals.of_session(row.session_id, connection):
+            self._revoke(connection, keys, stored.request)
 
     def _revoke(self, connection: Connection, keys: TraceKeys, request: ApprovalRequest) -> None:
         revoked = [
-            self._approvals.set_status(request.approval_id, status, "revoked", connection) for status in UNREDEEMED
+            self._kernel.approvals.set_status(request.approval_id, status, "revoked", connection) for status in UNREDEEMED
         ]
         if any(revoked):
             draft = EventDraft(
                 kind="approval.revoked", task_id=keys.task_id, idempotency_key=f"{request.approval_id}/approval.revoked",
                 payload={"approval_id": request.approval_id, "action_digest": request.action_digest, "code": "RUN_RESET"},
             )  # fmt: skip
-            self._chain.append(keys, ENGINE, draft, connection=connection)
+            self._kernel.chain.append(keys, ENGINE, draft, connection=connection)
+
+    # --- events ------------------------------------------------------------------------------------------------------
 
     def _append(
         self, connection: Connection | None, call: Call, who: Acting, kind: EventKind, payload: dict[str, Any]
@@ -115,21 +197,35 @@ class Recording:
             version=call.capability.version if call.capability else "1",
             idempotency_key=f"{who.attempt_key}/{kind}",
             payload={
-                **payload, "phase": call.row.phase if call.row else "none", "workflow_id": who.workflow_id,
+                **payload, "phase": call.row.phase if call.row else "none", "role": who.role, "workflow_id": who.workflow_id,
                 "run_id": who.run_id, "effect_key": who.effect_key, "attempt": who.attempt,
             },
         )  # fmt: skip
         try:
-            self._chain.append(who.keys, who.actor, draft, connection=connection)
+            self._kernel.chain.append(who.keys, who.actor, draft, connection=connection)
         except Refused:
             # An operator may reset an activity, and then its attempts count from one again.
             again = draft.model_copy(update={"idempotency_key": f"{draft.idempotency_key}/{time.time_ns()}"})
-            self._chain.append(who.keys, who.actor, again, connection=connection)
+            self._kernel.chain.append(who.keys, who.actor, again, connection=connection)
 
 
 def _allowed(call: Call) -> dict[str, Any]:
-    return {"decision": "allow", "check_no": CHECKS[-1].number, "code": "ALLOW", **_policy_digest(call)}
+    return {"decision": "allow", "check_no": CHECKS[-1].number, "code": "ALLOW", **_under(call)}
 
 
-def _policy_digest(call: Call) -> dict[str, str]:
-    return {"policy_digest": call.policy.policy_digest} if call.policy else {}
+def _refusal(call: Call, refusal: Refusal) -> dict[str, Any]:
+    return {
+        "decision": refusal.decision, "check_no": refusal.check_no, "code": refusal.code,
+        "reason": refusal.message[:MESSAGE_CHARS], "activity_type": call.activity_type[:MESSAGE_CHARS], **_under(call),
+    }  # fmt: skip
+
+
+def _under(call: Call) -> dict[str, Any]:
+    """Under which policy and lease, and what a candidate policy would have refused."""
+    lease = call.standing.identity.lease if call.standing else None
+    refused = [rule.rule_id for rule in call.candidate.denials] if call.candidate else []
+    return {
+        **({"policy_digest": call.policy.policy_digest} if call.policy else {}),
+        **({"lease_generation": lease.generation} if lease else {}),
+        **({"would_block": refused, "candidate_enforced": call.candidate_enforced} if refused else {}),
+    }

@@ -34,16 +34,16 @@ class PolicyEngine:
     def policy_digest(self) -> str:
         return self._bundle.digest
 
-    def check(self) -> frozenset[str]:
-        """Ask for the capabilities that the policy knows; proves that OPA answers us and serves our bundle.
+    def check(self) -> Mapping[str, str]:
+        """The descriptor of each capability that the policy knows, by id; proves that OPA answers us and serves our bundle.
 
         Raises:
             InfrastructureError: POLICY_UNAVAILABLE, POLICY_UNAUTHORIZED, POLICY_BUNDLE_MISMATCH.
         """
         known = self._ask("gen4/gate/known", {})[0].get("result")
-        if not isinstance(known, list):
+        if not isinstance(known, dict) or not known:
             raise InfrastructureError("POLICY_UNAVAILABLE", "OPA has no policy loaded", "run `gen4 up`")
-        return frozenset(str(name) for name in known)
+        return {str(name): str(descriptor) for name, descriptor in known.items()}
 
     def decide(self, package: str, question: Mapping[str, Any]) -> PolicyDecision:
         """The decision of ``package`` (``gen4.patch``) on ``question``.

@@ -64,9 +64,9 @@ class Approvals:
         """All requests that wait for a decision, oldest first."""
         return self._all(APPROVAL.c.status == "pending")
 
-    def of_session(self, session_id: str) -> list[StoredApproval]:
+    def of_session(self, session_id: str, connection: Connection | None = None) -> list[StoredApproval]:
         """All requests of a session, whatever their status, oldest first."""
-        return self._all(APPROVAL.c.session_id == session_id)
+        return self._all(APPROVAL.c.session_id == session_id, connection)
 
     def find(self, digest_prefix: str) -> list[StoredApproval]:
         """Requests whose action digest starts with the prefix. It finds only: decisions carry all 64 digits (threats 6.2).
@@ -110,9 +110,13 @@ class Approvals:
     def _mine(self, wanted: ColumnElement[bool]) -> ColumnElement[bool]:
         return (APPROVAL.c.tenant_id == self._store.tenant_id) & wanted
 
-    def _all(self, wanted: ColumnElement[bool]) -> list[StoredApproval]:
+    def _all(self, wanted: ColumnElement[bool], connection: Connection | None = None) -> list[StoredApproval]:
         query = select(APPROVAL).where(self._mine(wanted)).order_by(APPROVAL.c.created_at_ms, APPROVAL.c.approval_id)
-        return [_stored(row) for row in self._store.read(lambda connection: connection.execute(query).all())]
+
+        def run(transaction: Connection) -> list[StoredApproval]:
+            return [_stored(row) for row in transaction.execute(query).all()]
+
+        return run(connection) if connection is not None else self._store.read(run)
 
 
 def _insert(connection: Connection, request: ApprovalRequest, keys: TraceKeys) -> StoredApproval:

@@ -33,6 +33,8 @@ class StoredReceipt(Payload):
     attempt_key: str
     capability_id: str
     attempts: int
+    failures: int = 0
+    """Attempts that failed by themselves, not by an outage."""
     outcome: EffectOutcome
     result_json: str | None = None
 
@@ -73,8 +75,14 @@ class Effects:
         outcome: Literal["succeeded", "failed", "unknown"],
         result_json: str | None,
         connection: Connection | None = None,
+        *,
+        own_fault: bool = False,
     ) -> StoredReceipt:
-        """Record how an attempt ended and return the stored receipt. A success once recorded stays: later ends are no-ops."""
+        """Record how an attempt ended and return the stored receipt. A success once recorded stays: later ends are no-ops.
+
+        Args:
+            own_fault: the work failed by itself, not by an outage; such failures are counted.
+        """
         self._store.require(acting.keys.tenant_id)
 
         def run(transaction: Connection) -> StoredReceipt:
@@ -84,14 +92,20 @@ class Effects:
             _refuse_other(stored, capability_id)
             if stored.outcome == "succeeded":
                 return stored
-            _update(transaction, acting, outcome=outcome, result_json=result_json)
-            ended = {"attempt_key": acting.attempt_key, "outcome": outcome, "result_json": result_json}
+            failures = stored.failures + own_fault
+            _update(transaction, acting, outcome=outcome, result_json=result_json, failures=failures)
+            ended = {
+                "attempt_key": acting.attempt_key, "outcome": outcome, "result_json": result_json, "failures": failures,
+            }  # fmt: skip
             return stored.model_copy(update=ended)
 
         return run(connection) if connection is not None else self._store.write(run)
 
-    def get(self, effect_key: str) -> StoredReceipt | None:
-        return self._store.read(lambda connection: _find(connection, self._store.tenant_id, effect_key))
+    def get(self, effect_key: str, connection: Connection | None = None) -> StoredReceipt | None:
+        def run(transaction: Connection) -> StoredReceipt | None:
+            return _find(transaction, self._store.tenant_id, effect_key)
+
+        return run(connection) if connection is not None else self._store.read(run)
 
     def count(self, effect_key: str) -> int:
         """How many effects were recorded under the key, over all attempts."""

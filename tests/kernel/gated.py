@@ -28,15 +28,17 @@ from activities.kernel.acting import Acting, acting
 from activities.kernel.gate import Gate
 from activities.kernel.implementing import implements
 from activities.kernel.judging import PolicyPort
+from activities.kernel.kernel import Kernel
 from activities.record.chain import EventChain
-from activities.record.store import Store
-from schemas.capabilities import DELIVER, FETCH_SOURCE, SEAL_COMMIT, FetchSource, SealCommit, SealedCommit
+from activities.record.store import Store, TenantStore
+from schemas.capabilities import CAPABILITIES, DELIVER, FETCH_SOURCE, SEAL_COMMIT, FetchSource, SealCommit, SealedCommit
 from schemas.event import Event
 from schemas.request import ReleaseRequest, ReleaseResult, ReleaseSummary
 from schemas.task import Source
+from workers.kernel import open_kernel
 from workers.registration import activities_of, served_by
 
-TENANT, OPERATOR = "local", "operator:test"
+TENANT, OPERATOR = "local", "operator"
 
 
 @dataclass(frozen=True)
@@ -163,20 +165,29 @@ class Gated:
         return (await self.client.workflow_service.reset_workflow_execution(request)).run_id
 
     def events(self, session_id: str) -> list[tuple[Event, dict[str, Any]]]:
+        """What happened under the session's lease."""
+        return [pair for pair in self.chain(session_id) if pair[0].kind != "lease.issued"]
+
+    def chain(self, session_id: str) -> list[tuple[Event, dict[str, Any]]]:
         return EventChain(self.store.tenant(TENANT)).read(session_id)
 
     def kinds(self, session_id: str) -> list[str]:
         return [event.kind for event, _ in self.events(session_id)]
 
 
+def catalogue() -> dict[str, str]:
+    return {capability.id: capability.descriptor_sha256 for capability in CAPABILITIES.values()}
+
+
+def kernel_of(store: TenantStore, policy: PolicyPort, namespace: str = "default") -> Kernel:
+    return open_kernel(store, policy, catalogue(), namespace)
+
+
 @asynccontextmanager
 async def gated(server: Server, folder: Path, policy: PolicyPort, forge: Forge | None = None) -> AsyncIterator[Gated]:
     client, forge, queue = await server.client(), forge or Forge(), f"gated-{uuid.uuid4()}"
     store = Store.open(f"sqlite:///{folder}/store.db")
-    gate = Gate(
-        client=client, store=store.tenant(TENANT), policy=policy, tenant_id=TENANT, operator_id=OPERATOR,
-        served=served_by("forge"),
-    )  # fmt: skip
+    gate = Gate(client=client, kernel=kernel_of(store.tenant(TENANT), policy, client.namespace), served=served_by("forge"))
     try:
         async with Worker(
             client, task_queue=queue, workflows=[Scripted], activities=activities_of([forge], "forge"), interceptors=[gate],

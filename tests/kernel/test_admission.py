@@ -9,13 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.kernel.admission import CHECKS, Call, first_refusal
+from activities.kernel.admission import CHECKS, RECHECKED, Call, Standing, first_refusal
 from activities.kernel.identity import PHASES
 from activities.record.executions import ExecutionRow
-from schemas.capabilities import CAPABILITIES, DELIVER, FETCH_SOURCE, FetchSource
+from schemas.breaker import Admission, BreakerState
+from schemas.capabilities import CAPABILITIES, CLOSE_SESSION, DELIVER, FETCH_SOURCE, CloseSession, FetchSource
+from schemas.identity import (
+    REMEDIES,
+    IdentityFacts,
+    IdentityRefusal,
+    PolicyBinding,
+    Principal,
+    RoleBinding,
+    Tenant,
+    issue_lease,
+)
+from schemas.kill_switch import KillSwitch
 from schemas.policy import PolicyDecision, PolicyRule
 from schemas.request import ReleaseRequest
 
+NOW = 1_000_000
 ROW = ExecutionRow(
     tenant_id="t", workflow_id="w", run_id="r", first_run_id="r", session_id="r", trace_id="r", task_id="k", principal_id="p",
     phase="control", generation=1, reset=False,
@@ -24,6 +37,26 @@ REQUEST = ReleaseRequest(
     repository="/r", approval_id="a", action_digest="sha256:" + "0" * 64, commit_id="1" * 40, expected_head="2" * 40,
     target_ref="refs/heads/x", mode="branch", session_id="r",
 )  # fmt: skip
+FACTS = IdentityFacts(
+    tenant=Tenant(tenant_id="t", name="t"),
+    principal=Principal(principal_id="p", tenant_id="t", kind="human", issuer="local", subject="0"),
+    binding=RoleBinding(tenant_id="t", principal_id="p", role="operator", granted_by="gen4"),
+    policy=PolicyBinding(
+        policy_id="operator", tenant_id="t", role="operator", allowed_actions=("none", "read", "write", "irreversible"),
+        capability_prefixes=("forge.", "control."), path_tier_max="T2", autonomy_tier="A1", max_memory_mb=1, max_tokens=1,
+        policy_digest="sha256:" + "0" * 64,
+    ),
+    lease=issue_lease("t", "r", "p", "operator", NOW),
+)  # fmt: skip
+KILL = KillSwitch(scope="session", tenant_id="t", target="r", active=True, epoch=1, reason="drill", changed_by="p")
+
+
+def breaker(number: int, decision: Any) -> dict[int, Admission]:
+    state = BreakerState(scope_key=f"t:{number}", phase="open", threshold=1, cooldown_ms=1000, failure_count=1, last_reason="X")
+    return {number: Admission(decision=decision, state=state, retry_after_ms=700)}
+
+
+STANDING = Standing(identity=FACTS, kill=None, breakers={}, now_ms=NOW)
 
 
 def decision(verdict: Any) -> PolicyDecision:
@@ -35,20 +68,34 @@ def decision(verdict: Any) -> PolicyDecision:
 
 
 GOOD = Call(
-    activity_type=DELIVER.id, workflow_type="Remediation", row=ROW, capability=DELIVER, served=True, request=REQUEST,
-    policy=decision("allow"), approval=decision("allow"),
+    activity_type=DELIVER.id, workflow_type="Remediation", row=ROW, standing=STANDING, capability=DELIVER, served=True,
+    catalogued=True, request=REQUEST, policy=decision("allow"), approval=decision("allow"),
 )  # fmt: skip
 
 WRONG: dict[str, dict[str, Any]] = {
+    "SCHEDULE_UNREGISTERED": {"starter_error": IdentityRefusal("SCHEDULE_UNREGISTERED", "no owner", "register it")},
     "EXECUTION_UNKNOWN": {"row": None},
     "RUN_RESET": {"row": ROW.model_copy(update={"reset": True})},
+    "LEASE_MISSING": {"identity": FACTS.model_copy(update={"lease": None})},
+    "KILL_SWITCH": {"kill": KILL},
     "CAP_UNKNOWN": {"capability": None},
     "CAP_NOT_SERVED": {"served": False},
+    "CAP_DIGEST_CHANGED": {"catalogued": False},
     "INPUT_INVALID": {"request": None},
     "POLICY_DENIED": {"policy": decision("deny")},
+    "LIMIT_ABOVE_POLICY": {"limit_error": ("LIMIT_ABOVE_POLICY", "too much")},
+    "BREAKER_OPEN": {"breakers": breaker(7, "refused")},
     "APPROVAL_REQUIRED": {"approval": decision("deny")},
+    "CANDIDATE_POLICY_DENIED": {"candidate": decision("deny"), "candidate_enforced": True},
 }
 """One defect per code, in the order of the checks."""
+
+
+def with_defect(call: Call, code: str) -> Call:
+    change = dict(WRONG[code])
+    of_standing = {name: change.pop(name) for name in ("identity", "kill", "breakers") if name in change}
+    standing = replace(call.standing or STANDING, **of_standing)
+    return replace(call, standing=standing, **change)
 
 
 def test_a_call_without_a_defect_passes() -> None:
@@ -60,14 +107,52 @@ def test_the_first_defect_decides(defects: set[str]) -> None:
     call = GOOD
     for code in WRONG:
         if code in defects and not (code == "RUN_RESET" and "EXECUTION_UNKNOWN" in defects):
-            call = replace(call, **WRONG[code])
+            call = with_defect(call, code)
     refusal = first_refusal(call)
     assert refusal is not None and refusal.code == next(code for code in WRONG if code in defects)
     assert refusal.message and refusal.remedy
 
 
 def test_numbers_are_those_of_the_contract_and_ascend() -> None:
-    assert [check.number for check in CHECKS] == sorted(check.number for check in CHECKS) == [1, 1, 4, 4, 5, 9]
+    assert [check.number for check in CHECKS] == sorted(check.number for check in CHECKS) == [1, 1, 1, 2, 4, 4, 5, 6, 7, 8, 9, 11]
+
+
+def test_the_transaction_that_begins_an_effect_looks_again_at_lease_switches_and_breakers() -> None:
+    assert [check.number for check in RECHECKED] == [1, 2, 7, 8]
+
+
+@pytest.mark.parametrize("code", ["LEASE_MISSING", "KILL_SWITCH", "BREAKER_OPEN"])
+def test_what_records_and_cleans_up_is_not_held_back(code: str) -> None:
+    request = CloseSession(reason_code="kill_switch")
+    close = replace(GOOD, activity_type=CLOSE_SESSION.id, capability=CLOSE_SESSION, request=request)
+    assert first_refusal(with_defect(close, code)) is None
+    assert first_refusal(with_defect(close, "RUN_RESET")) is not None
+
+
+def test_only_a_breaker_says_when_to_come_back_and_only_an_approval_asks_for_one() -> None:
+    for code in WRONG:
+        refusal = first_refusal(with_defect(GOOD, code))
+        assert refusal is not None
+        assert (refusal.retry_after_ms is not None) == (code == "BREAKER_OPEN")
+        assert (refusal.decision == "requires_approval") == (code == "APPROVAL_REQUIRED")
+
+
+@pytest.mark.parametrize("answer", ["allow", "probe"])
+def test_a_probe_may_pass(answer: str) -> None:
+    assert first_refusal(replace(GOOD, standing=replace(STANDING, breakers=breaker(8, answer)))) is None
+
+
+def test_a_candidate_that_is_only_watched_refuses_nothing() -> None:
+    assert first_refusal(replace(GOOD, candidate=decision("deny"), candidate_enforced=False)) is None
+
+
+def test_no_candidate_lets_through_what_the_active_policy_denies() -> None:
+    call = replace(GOOD, policy=decision("deny"), candidate=decision("allow"), candidate_enforced=True)
+    assert (first_refusal(call) or GOOD) != GOOD and getattr(first_refusal(call), "code", "") == "POLICY_DENIED"
+
+
+def test_every_identity_code_has_a_remedy() -> None:
+    assert all(REMEDIES.values())
 
 
 @given(st.sampled_from(sorted(PHASES)) | st.text() | st.none())

@@ -17,7 +17,7 @@ CHILD = Started(
 
 
 def row(started: Started) -> ExecutionRow:
-    made = root_row(started, "t", "p")
+    made = root_row(started, "t", "p", "operator")
     assert made is not None
     return made
 
@@ -58,7 +58,7 @@ def test_a_parent_in_another_namespace_is_no_parent_of_ours() -> None:
 
 @given(st.text().filter(lambda name: name not in PHASES))
 def test_other_workflow_types_have_no_row(name: str) -> None:
-    assert root_row(replace(ROOT, workflow_type=name), "t", "p") is None
+    assert root_row(replace(ROOT, workflow_type=name), "t", "p", "operator") is None
     assert heir_row(replace(CHILD, workflow_type=name), row(ROOT)) is None
 
 

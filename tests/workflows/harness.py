@@ -27,7 +27,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.compile.activities import CompileActivities
 from activities.control.activities import ControlActivities
-from activities.control.approvers import OPERATOR, ensure_operator, sign_decision
+from activities.control.approvers import ensure_operator, sign_decision
 from activities.forge.activities import ForgeActivities
 from activities.kernel.gate import Gate
 from activities.kernel.implementing import implements
@@ -75,6 +75,7 @@ from schemas.status import SessionStatus
 from schemas.task import SessionConfig
 from schemas.testing import Environment, Outcomes, Patch, SandboxFacts, TestRun, counts_of, outcomes_sha256
 from workers.converter import data_converter
+from workers.kernel import open_kernel
 from workers.registration import activities_of, served_by
 from workflows import PASSTHROUGH, WORKFLOWS
 
@@ -234,6 +235,7 @@ class Fabric:
         self.policy = policy
         rules = RepositoryRules((self.repositories,))
         self.control = ControlActivities(self.store.tenant(TENANT), self.home.keys, policy, rules, SessionConfig())
+        self.kernel = open_kernel(self.store.tenant(TENANT), policy, policy.check(), "default", chain=self.chain)
         self.bed, self.engine = Bed(self.blobs, self.objects), Engine(self.blobs, self.objects)
         self.notary = Notary(self.blobs, self.home.bundles)
         self.implementers = (
@@ -283,14 +285,7 @@ class Fabric:
             )
         ]
         for pool in POOLS:
-            gate = Gate(
-                client=self.client,
-                store=self.store.tenant(TENANT),
-                policy=self.policy,
-                tenant_id=TENANT,
-                operator_id=OPERATOR,
-                served=served_by(pool),
-            )
+            gate = Gate(client=self.client, kernel=self.kernel, served=served_by(pool))
             activities = activities_of(self.implementers, pool)
             workers.append(
                 Worker(
