@@ -264,6 +264,10 @@ class TenantStore:
         """
         return self._store._read(self.tenant_id, function)
 
+    def close(self) -> None:
+        """Close the store below, for a program that opened it for this tenant alone."""
+        self._store.close()
+
 
 def _answer(job: _Job, value: Any, failure: BaseException | None) -> None:
     if failure is None:
