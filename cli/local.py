@@ -28,6 +28,10 @@ class LocalStore:
     chain: EventChain
     executions: ExecutionRows
 
+    def close(self) -> None:
+        """Only a command that goes on after it needs this; the others end."""
+        self.store.close()
+
     def pending_approvals(self) -> list[ApprovalRequest]:
         return [stored.request for stored in Approvals(self.store).pending()]
 

@@ -11,7 +11,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from cli import approvals, compiling, doctor, events, fabric, identity, output, remediate, verify
+from cli import approvals, compiling, doctor, events, fabric, identity, output, remediate, store, verify
 from schemas.error import Gen4Error
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ compiling.register(app)
 verify.register(app)
 approvals.register(app)
 events.register(app)
+store.register(app)
 identity.register(app)
 
 INTERRUPTED = 130

@@ -53,7 +53,7 @@ def open_database(url: str) -> Database:
         Refused: STORE_NEWER, STORE_ROLE_UNSAFE.
         DBAPIError: the database cannot be used.
     """
-    parsed = _parsed(url)
+    parsed = parse_url(url)
     sqlite = parsed.get_backend_name() == "sqlite"
     database: Database = SqliteDatabase(parsed) if sqlite else PostgresDatabase(parsed)
     try:
@@ -161,7 +161,8 @@ _UNSAFE = text(
 )
 
 
-def _parsed(url: str) -> URL:
+def parse_url(url: str) -> URL:
+    """Raises: InputError STORE_URL, STORE_URL_SECRET."""
     remedy = "use sqlite:////path/store.db or postgresql://user@host/database"
     try:
         parsed = make_url(url)

@@ -89,6 +89,15 @@ class Postgres:
         self.administer(f"CREATE ROLE {name} LOGIN {options}")
         return name
 
+    def bound_role(self, url: str, tenant: str) -> str:
+        """A new role that may use the tables of the store at ``url``, bound to ``tenant`` as an administrator does it."""
+        database, role = url.split("@/")[1].split("?")[0], self.role(f"r{uuid.uuid4().hex[:12]}")
+        self.administer(f"INSERT INTO tenant_role VALUES ('{role}', '{tenant}')", database)  # noqa: S608  a test's names
+        for grant in ("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public", "USAGE ON SCHEMA public"):
+            self.administer(f"GRANT {grant} TO {role}", database)
+        self.administer(f"REVOKE ALL ON tenant_role FROM {role}", database)
+        return role
+
     def url(self, database: str, role: str = OWNER) -> str:
         return f"postgresql://{role}@/{database}?host={self.folder}&port={self.port}"
 

@@ -36,7 +36,7 @@ def refuse_change(table: str, verb: str, unless: str | None = None) -> None:
         return
     function = APPEND_ONLY
     if unless:
-        function = f"{table}_{verb.lower()}"  # a trigger's WHEN cannot look into other tables there
+        function = f"gen4_{table}_{verb.lower()}"  # a trigger's WHEN cannot look into other tables there
         op.execute(
             f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
             f" IF {unless} THEN RETURN OLD; END IF; {_raise()} END $$"
@@ -51,10 +51,10 @@ def refuse_insert(table: str, name: str, when: str, message: str = "is append-on
         op.execute(f"{trigger} WHEN {when} BEGIN SELECT RAISE(ABORT, '{table} {message}'); END")
         return
     op.execute(
-        f"CREATE FUNCTION {table}_{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f"CREATE FUNCTION gen4_{table}_{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         f" IF {when} THEN {_raise(message)} END IF; RETURN NEW; END $$"
     )
-    op.execute(f"{trigger} FOR EACH ROW EXECUTE FUNCTION {table}_{name}()")
+    op.execute(f"{trigger} FOR EACH ROW EXECUTE FUNCTION gen4_{table}_{name}()")
 
 
 def drop_change_guard(table: str, verb: str) -> None:
