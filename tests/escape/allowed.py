@@ -40,6 +40,7 @@ ALLOWED: dict[str, dict[Power, str]] = {
     "activities/kernel/sandbox/rootfs.py": {"process": "builds the base of sandboxes"},
     "activities/kernel/sandbox/inside/": {"code": INSIDE, "network": INSIDE},
     # --- what the layers do ------------------------------------------------------------------------------------------
+    "activities/control/keysets.py": {"network": "public keys of the OIDC issuers that the operator named; no activity uses it"},
     "activities/testbed/activities.py": {"activity": "asks whether it was cancelled"},
     "activities/testbed/resolving.py": {"process": "pip, wheels only, by hash", "network": "the operator's package index"},
     "activities/testbed/runner/swap.py": {"code": "compile() of one edited function, here only to see whether it parses"},
