@@ -10,6 +10,20 @@ from schemas.candidate import Exploration
 from schemas.capability import Capability
 from schemas.gates import GateReport
 from schemas.model import BlobRef, Digest, GitId, Payload
+from schemas.operations import (
+    AbandonedFound,
+    Expired,
+    ExpireReservations,
+    FindAbandoned,
+    FindUnsettled,
+    Observed,
+    ReadBack,
+    Reaped,
+    ReapSession,
+    Reconciled,
+    ReconcileEffect,
+    UnsettledFound,
+)
 from schemas.policy import PolicyDecision
 from schemas.request import BundleRef, ReleaseMode, ReleaseRequest, ReleaseResult
 from schemas.session import CloseReason, IllegalTransition, Outcome, TransitionRecord
@@ -382,6 +396,35 @@ TRUST_GATE = Capability(
     id="evidence.trust_gate", input=VerifyBundle, output=GateReport, side_effect="read", risk="low", pool="stable",
     timeout=timedelta(minutes=5),
 )
+
+# --- operations: what the fabric's own schedules do ------------------------------------------------------------------
+
+FIND_ABANDONED = Capability(
+    id="control.find_abandoned", input=FindAbandoned, output=AbandonedFound, side_effect="read", risk="low", pool="stable",
+    timeout=timedelta(minutes=2),
+)
+REAP_SESSION = Capability(
+    id="control.reap_session", input=ReapSession, output=Reaped, side_effect="write", risk="medium", pool="stable",
+    timeout=timedelta(minutes=5),
+    containment=True,
+)
+EXPIRE_RESERVATIONS = Capability(
+    id="control.expire_reservations", input=ExpireReservations, output=Expired, side_effect="write", risk="low", pool="stable",
+    timeout=timedelta(minutes=1),
+)
+FIND_UNSETTLED = Capability(
+    id="control.find_unsettled", input=FindUnsettled, output=UnsettledFound, side_effect="read", risk="low", pool="stable",
+    timeout=timedelta(minutes=2),
+)
+RECONCILE_EFFECT = Capability(
+    id="control.reconcile_effect", input=ReconcileEffect, output=Reconciled, side_effect="write", risk="medium", pool="stable",
+    timeout=timedelta(minutes=1),
+)
+READ_BACK = Capability(
+    id="forge.read_back", input=ReadBack, output=Observed, side_effect="read", risk="medium", pool="forge",
+    timeout=timedelta(minutes=5),
+)
+"""A target that does not answer is an answer here, so it says nothing to the breaker of the forge."""
 
 CAPABILITIES: dict[str, Capability[Any, Any]] = {
     value.id: value for value in list(globals().values()) if isinstance(value, Capability)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from activities.compile.activities import CompileActivities
-from activities.control.activities import ControlActivities
+from activities.control.activities import ControlActivities, OperationsActivities
 from activities.control.approvers import ensure_operator
+from activities.control.executions import Executions
+from activities.control.reaping import Reaping
+from activities.control.reconciling import Reconciling
 from activities.evidence.activities import EvidenceActivities, EvidencePorts, SigningActivities
 from activities.evidence.keys import ensure_trust, load_signer
 from activities.explore.activities import ExploreActivities
@@ -18,6 +21,7 @@ from activities.kernel.kernel import Kernel
 from activities.kernel.repositories import RepositoryRules
 from activities.kernel.sandbox.backends import choose_backend, require_backend
 from activities.kernel.sandbox.rootfs import RootFilesystems
+from activities.kernel.sandbox.running import KnownBackend, Running
 from activities.policy.activities import PolicyActivities
 from activities.policy.bundle import load_bundle
 from activities.policy.opa import PolicyEngine
@@ -43,9 +47,11 @@ class Ports:
 
     kernel: Kernel
     implementers: tuple[object, ...]
+    running: Running = field(default_factory=Running)
+    """The sandboxes of this process."""
 
 
-def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
+def open_ports(settings: Settings, home: Home, endpoints: FabricState, executions: Executions) -> Ports:
     """Everything that a worker of this home needs.
 
     Raises:
@@ -59,7 +65,8 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
     blobs, objects, chain = BlobStore(home.blobs, settings.tenant), ObjectStore.open(home.objects), EventChain(store)
     roots = RootFilesystems(settings.cache)
     root = roots.current()
-    backend = choose_backend(root, settings.sandbox)
+    running = Running()
+    backend = KnownBackend(choose_backend(root, settings.sandbox), running)
     backend.reap(older_than_s=0)
     environments = Environments(home, blobs, objects, root, backend)
     testbed = TestBed(home, blobs, objects, environments, root, backend)
@@ -75,8 +82,12 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
     )
     rules = RepositoryRules(settings.repository_roots, settings.repository_hosts)
     config = SessionConfig(approval_expiry_ms=settings.approval_expiry_s * 1000)
+    kernel = open_kernel(store, policy, policy.check(), settings.namespace, chain=chain)
     implementers = (
         ControlActivities(store, home.keys, policy, rules, config),
+        OperationsActivities(
+            Reaping(store, blobs, executions, lambda session_id: 0), Reconciling(store, executions, kernel.pricing)
+        ),
         PolicyActivities(policy, blobs, objects, chain, roots=settings.repository_roots, hosts=settings.repository_hosts),
         ForgeActivities(store, objects, home.objects, home.keys, policy, rules),
         TestbedActivities(environments, testbed),
@@ -86,8 +97,7 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState) -> Ports:
         EvidenceActivities(evidence),
         SigningActivities(evidence, signer),
     )
-    kernel = open_kernel(store, policy, policy.check(), settings.namespace, chain=chain)
-    return Ports(kernel, implementers)
+    return Ports(kernel, implementers, running)
 
 
 def _policy(home: Home, endpoints: FabricState) -> PolicyEngine:

@@ -21,11 +21,13 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.kernel.gate import Gate
+from activities.kernel.watching import StoreView, Watch
 from activities.record.home import Home
 from schemas.capability import WORKFLOW_QUEUE, Pool, queue_of
 from schemas.error import Gen4Error, InfrastructureError
 from schemas.text import plain
 from workers.client import connect
+from workers.executions import ServerExecutions
 from workers.fabric import ENDPOINTS, WORKER_READY, WORKER_REFUSED, FabricState, write_error, write_json
 from workers.logs import configure
 from workers.ports import Ports, open_ports
@@ -52,11 +54,14 @@ async def serve(settings: Settings) -> None:
     home = Home.open(settings.home)
     endpoints = FabricState.model_validate_json((home.run / ENDPOINTS).read_bytes())
     client = await _connected(endpoints)
-    ports = await asyncio.to_thread(open_ports, settings, home, endpoints)
+    executions = ServerExecutions(client, asyncio.get_running_loop())
+    ports = await asyncio.to_thread(open_ports, settings, home, endpoints, executions)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    view = StoreView(ports.kernel.store, ports.kernel.chain)
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(Watch(ports.running, view.look, view.tell))
         for worker in workers(client, ports):
             await stack.enter_async_context(worker)
         write_json(home.run / WORKER_READY, {"pid": os.getpid()})

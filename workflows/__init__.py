@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from workflows.compile import Compile
 from workflows.explore import Explore
+from workflows.reaper import Reaper
+from workflows.reconciliation import Reconciliation
 from workflows.release import Release
 from workflows.remediation import Remediation
 
-WORKFLOWS: list[type] = [Remediation, Explore, Compile, Release]
+WORKFLOWS: list[type] = [Remediation, Explore, Compile, Release, Reaper, Reconciliation]
 
 PASSTHROUGH: tuple[str, ...] = ("schemas", "rfc8785")
 """Modules that Temporal's sandbox need not load anew for every workflow: pure, and never changed while a worker runs."""

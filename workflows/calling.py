@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio import workflow
@@ -22,13 +23,15 @@ SUMMARY_BYTES = 200
 
 
 async def call(
-    capability: Capability[In, Out], request: In, *, summary: str | None = None, timeout: timedelta | None = None
+    capability: Capability[In, Out], request: In, *, summary: str | None = None, timeout: timedelta | None = None,
+    attempts: int = 0,
 ) -> Out:
     """Run ``capability`` on its pool.
 
     Args:
         summary: one line for the operator, shown beside the step in the Temporal UI; cut at 200 bytes.
         timeout: start-to-close, at most the ceiling of the capability (the default).
+        attempts: give up after so many; 0: never, an outage is waited out.
 
     Raises:
         temporalio.exceptions.ActivityError: its cause is an ApplicationError whose type is the stable code and whose
@@ -42,7 +45,7 @@ async def call(
         result_type=capability.output,
         start_to_close_timeout=min(timeout or capability.timeout, capability.timeout),
         heartbeat_timeout=capability.heartbeat,
-        retry_policy=RETRY,
+        retry_policy=replace(RETRY, maximum_attempts=attempts),
         # Only an activity that heartbeats hears of a cancellation; waiting for the others would wait for their end anyway.
         cancellation_type=waits if capability.heartbeat else workflow.ActivityCancellationType.TRY_CANCEL,
         summary=_cut(summary) if summary else None,

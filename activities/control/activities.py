@@ -13,7 +13,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from activities.control.approvers import Approvers
+from activities.control.ending import Ending
 from activities.control.judging import judge_decision
+from activities.control.reaping import Reaping
+from activities.control.reconciling import Reconciling
 from activities.control.requests import residual_risk, rollback_of
 from activities.kernel.acting import Acting, acting
 from activities.kernel.implementing import implements
@@ -21,13 +24,19 @@ from activities.kernel.judging import PolicyPort
 from activities.kernel.repositories import RepositoryRules
 from activities.record.approvals import Approvals, StoredApproval
 from activities.record.chain import EventChain
+from activities.record.sessions import Sessions
 from activities.record.store import TenantStore, now_ms
 from schemas.approval import REFUSALS, ApprovalRequest, Ruling, SignedDecision, refusal
 from schemas.canonical import jcs, jcs_sha256
 from schemas.capabilities import (
     CLOSE_SESSION,
+    EXPIRE_RESERVATIONS,
+    FIND_ABANDONED,
+    FIND_UNSETTLED,
     JUDGE_DECISION,
     OPEN_SESSION,
+    REAP_SESSION,
+    RECONCILE_EFFECT,
     RECORD_TRANSITION,
     REDEEM_APPROVAL,
     REQUEST_APPROVAL,
@@ -42,10 +51,21 @@ from schemas.capabilities import (
 )
 from schemas.error import Refused
 from schemas.event import Actor, Event, EventDraft, EventKind
+from schemas.operations import (
+    AbandonedFound,
+    Expired,
+    ExpireReservations,
+    FindAbandoned,
+    FindUnsettled,
+    Reaped,
+    ReapSession,
+    Reconciled,
+    ReconcileEffect,
+    UnsettledFound,
+)
 from schemas.task import SessionConfig, SessionContext
 
 ENGINE = Actor(principal_id="gen4", kind="engine")
-_OPEN_STATUSES = ("pending", "approved")
 
 
 class ControlActivities:
@@ -61,6 +81,8 @@ class ControlActivities:
         self._store = store
         self._chain = EventChain(store)
         self._approvals = Approvals(store)
+        self._sessions = Sessions(store, self._chain)
+        self._ending = Ending(store, self._chain)
         self._keys = keys
         self._policy = policy
         self._repositories = repositories
@@ -97,32 +119,20 @@ class ControlActivities:
 
     @implements(CLOSE_SESSION)
     def close_session(self, request: CloseSession) -> Recorded:
-        """Nothing that was asked stays open: the expired request is recorded as such, others are cancelled or revoked."""
+        """Nothing that was asked, reserved or leased stays open; a session that was reaped meanwhile stays as it was closed."""
         who = acting()
-        open_ones = [
-            stored
-            for stored in self._approvals.of_session(who.keys.session_id)
-            if stored.request.status in _OPEN_STATUSES
-        ]
 
         def run(connection: Connection) -> Recorded:
-            for stored in open_ones:
-                self._end_request(connection, who, stored, expired=stored.request.approval_id == request.expired_approval_id)
+            if (closed := self._sessions.closed(connection, who.keys.session_id)) is not None:
+                return Recorded(seq=closed)
+            self._ending.end(
+                connection, who.keys, by=ENGINE, reason=request.reason_code, effect_key=who.effect_key, now_ms=self._clock(),
+                expired_approval_id=request.expired_approval_id,
+            )  # fmt: skip
             payload = request.model_dump(mode="json", exclude_none=True)
             return _last(self._chain.append(who.keys, ENGINE, _draft(who, "session.closed", payload), connection=connection))
 
         return self._store.write(run)
-
-    def _end_request(self, connection: Connection, who: Acting, stored: StoredApproval, *, expired: bool) -> None:
-        request = stored.request
-        if expired:
-            kind, status = "approval.expired", "expired"
-        else:
-            kind, status = "approval.revoked", "cancelled" if request.status == "pending" else "revoked"
-        if self._approvals.set_status(request.approval_id, request.status, status, connection):  # type: ignore[arg-type]
-            payload = {"approval_id": request.approval_id, "action_digest": request.action_digest, "status": status}
-            draft = _draft(who, kind, payload, request.approval_id)  # type: ignore[arg-type]
-            self._chain.append(stored.keys, ENGINE, draft, connection=connection)
 
     # --- approvals ---------------------------------------------------------------------------------------------------
 
@@ -250,6 +260,34 @@ class ControlActivities:
         else:
             return
         raise Refused(code, message, REFUSALS[code])
+
+
+class OperationsActivities:
+    """What the fabric's own schedules do."""
+
+    def __init__(self, reaping: Reaping, reconciling: Reconciling) -> None:
+        self._reaping = reaping
+        self._reconciling = reconciling
+
+    @implements(FIND_ABANDONED)
+    def find_abandoned(self, request: FindAbandoned) -> AbandonedFound:
+        return self._reaping.find(request.after, request.limit)
+
+    @implements(REAP_SESSION)
+    def reap_session(self, request: ReapSession) -> Reaped:
+        return self._reaping.reap(request.session_id, acting().effect_key)
+
+    @implements(EXPIRE_RESERVATIONS)
+    def expire_reservations(self, request: ExpireReservations) -> Expired:
+        return Expired(reservations=self._reaping.expire())
+
+    @implements(FIND_UNSETTLED)
+    def find_unsettled(self, request: FindUnsettled) -> UnsettledFound:
+        return self._reconciling.find(request.limit)
+
+    @implements(RECONCILE_EFFECT)
+    def reconcile_effect(self, request: ReconcileEffect) -> Reconciled:
+        return self._reconciling.reconcile(request.effect_key, request.observed)
 
 
 def uuid7(time_ms: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from temporalio import activity
 
-from activities.forge.delivering import refuse_late, refuse_unapproved
+from activities.forge.delivering import refuse_late, refuse_unapproved, release_of
 from activities.forge.sealing import AUTHOR, message_of, seal_time, target_of
 from activities.forge.targets import Targets
 from activities.kernel.acting import Acting, acting
@@ -20,8 +20,10 @@ from activities.record.approvals import Approvals, StoredApproval
 from activities.record.chain import EventChain
 from activities.record.objects import ObjectStore
 from activities.record.store import TenantStore, now_ms
-from schemas.capabilities import DELIVER, FETCH_SOURCE, SEAL_COMMIT, FetchSource, SealCommit, SealedCommit
+from schemas.capabilities import DELIVER, FETCH_SOURCE, READ_BACK, SEAL_COMMIT, FetchSource, SealCommit, SealedCommit
+from schemas.error import Gen4Error, Refused
 from schemas.event import EventDraft, EventKind
+from schemas.operations import Observed, ReadBack
 from schemas.request import ReleaseRequest, ReleaseResult, ReleaseSummary
 from schemas.task import Source
 
@@ -97,6 +99,29 @@ class ForgeActivities:
         return ReleaseResult(
             release=ReleaseSummary(mode=request.mode, ref=request.target_ref, commit=request.commit_id), redeemed=True
         )
+
+    @implements(READ_BACK)
+    def read_back(self, request: ReadBack) -> Observed:
+        """What became of a delivery that nobody saw the end of. The target is read; a delivery that is found is recorded.
+
+        Raises:
+            Refused: UNKNOWN_APPROVAL, APPROVAL_REQUIRED for one that was never redeemed.
+        """
+        stored = self._approvals.get(request.approval_id)
+        if stored is None:
+            raise Refused("UNKNOWN_APPROVAL", "no such request is stored")
+        if stored.request.status != "redeemed":
+            raise Refused("APPROVAL_REQUIRED", f"the approval is {stored.request.status}: it allowed no delivery")
+        action = stored.request.action
+        try:
+            admitted = self._repositories.admit(action.repository)
+            head = self._targets.head(admitted, action.target_ref)
+            delivered = self._targets.contains(admitted, action.target_ref, head, action.commit_id)
+        except Gen4Error as error:  # an answer too: the next run asks again
+            return Observed(state="unreachable", ref=action.target_ref, message=str(error)[:1_000])
+        if delivered:
+            self._record(acting(), stored, release_of(stored))
+        return Observed(state="delivered" if delivered else "absent", ref=action.target_ref, head=head)
 
     def _record(self, who: Acting, stored: StoredApproval, request: ReleaseRequest) -> None:
         """One event per action, however often it was tried."""

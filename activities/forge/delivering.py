@@ -29,6 +29,15 @@ def refuse_unapproved(stored: StoredApproval | None, request: ReleaseRequest, wh
     return stored
 
 
+def release_of(stored: StoredApproval) -> ReleaseRequest:
+    """The request that the approval allows, and no other."""
+    action = stored.request.action
+    return ReleaseRequest(
+        **action.model_dump(include=set(_FIELDS)), approval_id=stored.request.approval_id,
+        action_digest=stored.request.action_digest,
+    )  # fmt: skip
+
+
 def refuse_late(stored: StoredApproval, *, now_ms: int, policy_digest: str) -> None:
     """What may have changed since the approval was redeemed.
 

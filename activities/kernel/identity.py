@@ -9,7 +9,10 @@ from activities.record.executions import ExecutionRow
 from schemas.identity import Role
 from schemas.task import UNTRACED, Phase, TraceKeys
 
-PHASES: dict[str, Phase] = {"Remediation": "control", "Explore": "explore", "Compile": "compile", "Release": "release"}
+PHASES: dict[str, Phase] = {
+    "Remediation": "control", "Explore": "explore", "Compile": "compile", "Release": "release",
+    "Reaper": "operations", "Reconciliation": "operations", "Checkpoint": "operations",
+}  # fmt: skip
 """The closed list of workflow types; no other type may run anything."""
 
 OPERATIONS_SESSION = "operations"

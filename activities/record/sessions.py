@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, literal_column, select
+from sqlalchemy import Connection, and_, exists, func, literal_column, select
 
 from activities.record.chain import EventChain
 from activities.record.store import TenantStore
-from activities.record.tables import EVENT
+from activities.record.tables import EVENT, RESERVATION
 from schemas.model import Payload
 from schemas.session import State
 from schemas.task import TraceKeys
@@ -47,11 +47,18 @@ class Sessions:
         )
         return [str(value) for value in self._store.read(lambda connection: connection.execute(query).scalars().all())]
 
-    def closed(self, connection: Connection, session_id: str) -> bool:
-        """Whether the session is over; asked in the transaction that would close it."""
+    def closed(self, connection: Connection, session_id: str) -> int | None:
+        """Number of the event that closed the session, if it is over; asked in the transaction that would close it."""
         mine = and_(EVENT.c.tenant_id == self._store.tenant_id, EVENT.c.session_id == session_id)
         query = select(EVENT.c.seq).where(mine, EVENT.c.kind == _CLOSED).limit(1)
-        return connection.execute(query).first() is not None
+        number: int | None = connection.execute(query).scalar_one_or_none()
+        return number
+
+    def overdue(self, now_ms: int) -> int:
+        """How many reservations are open after their deadline."""
+        late = and_(RESERVATION.c.status == "open", RESERVATION.c.expires_at_ms <= now_ms)
+        query = select(func.count()).select_from(RESERVATION).where(RESERVATION.c.tenant_id == self._store.tenant_id, late)
+        return self._store.read(lambda connection: connection.execute(query).scalar_one())
 
     def get(self, session_id: str) -> OpenSession | None:
         """The session as its chain tells it; None when it was never opened, or is closed."""

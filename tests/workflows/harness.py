@@ -26,8 +26,10 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.compile.activities import CompileActivities
-from activities.control.activities import ControlActivities
+from activities.control.activities import ControlActivities, OperationsActivities
 from activities.control.approvers import ensure_operator, sign_decision
+from activities.control.reaping import Reaping
+from activities.control.reconciling import Reconciling
 from activities.forge.activities import ForgeActivities
 from activities.kernel.gate import Gate
 from activities.kernel.implementing import implements
@@ -75,6 +77,7 @@ from schemas.status import SessionStatus
 from schemas.task import SessionConfig
 from schemas.testing import Environment, Outcomes, Patch, SandboxFacts, TestRun, counts_of, outcomes_sha256
 from workers.converter import data_converter
+from workers.executions import ServerExecutions
 from workers.kernel import open_kernel
 from workers.registration import activities_of, served_by
 from workflows import PASSTHROUGH, WORKFLOWS
@@ -238,7 +241,7 @@ class Fabric:
         self.kernel = open_kernel(self.store.tenant(TENANT), policy, policy.check(), "default", chain=self.chain)
         self.bed, self.engine = Bed(self.blobs, self.objects), Engine(self.blobs, self.objects)
         self.notary = Notary(self.blobs, self.home.bundles)
-        self.implementers = (
+        self.implementers: tuple[object, ...] = (
             self.control, self.bed, self.engine, self.notary, CompileActivities(self.blobs, self.objects),
             VerifyActivities(self.blobs, policy),
             PolicyActivities(policy, self.blobs, self.objects, self.chain, roots=(self.repositories,)),
@@ -271,6 +274,9 @@ class Fabric:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.1)
+        executions, store = ServerExecutions(self.client, self._loop), self.store.tenant(TENANT)
+        reaping = Reaping(store, self.blobs, executions, lambda session_id: 0)
+        self.implementers += (OperationsActivities(reaping, Reconciling(store, executions, self.kernel.pricing, quiet_ms=0)),)
         for worker in self._workers():
             await self._stack.enter_async_context(worker)
 
