@@ -135,12 +135,9 @@ class KnownBackend:
     """A ``SandboxBackend`` whose sandboxes are registered and metered."""
 
     def __init__(self, backend: SandboxBackend, running: Running) -> None:
+        self.name: Literal["docker", "bubblewrap"] = backend.name
         self._backend = backend
         self._running = running
-
-    @property
-    def name(self) -> Literal["docker", "bubblewrap"]:
-        return self._backend.name
 
     def facts(self) -> SandboxFacts:
         return self._backend.facts()
