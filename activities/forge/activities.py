@@ -14,6 +14,7 @@ from activities.forge.targets import Targets
 from activities.kernel.acting import Acting, acting
 from activities.kernel.implementing import implements
 from activities.kernel.judging import PolicyPort
+from activities.kernel.rechecking import recheck
 from activities.kernel.repositories import RepositoryRules
 from activities.kernel.ssh import new_key
 from activities.record.approvals import Approvals, StoredApproval
@@ -82,7 +83,7 @@ class ForgeActivities:
 
         1. The approval is redeemed, for exactly this action.
         2. The ref is read: at the commit, or at one that follows it, means delivered already.
-        3. Time and policy are read again.
+        3. Time, policy, lease and kill switches are read again.
         4. The ref still at ``expected_head``: push with that lease, read back. Anywhere else: TARGET_CHANGED.
         """
         who = acting()
@@ -92,6 +93,7 @@ class ForgeActivities:
             head = self._targets.head(admitted, request.target_ref)
             if head == request.expected_head or not self._targets.contains(admitted, request.target_ref, head, request.commit_id):
                 refuse_late(stored, now_ms=self._clock(), policy_digest=self._policy.policy_digest)
+                recheck()
                 self._objects.push(
                     admitted.address, request.commit_id, request.target_ref, request.expected_head, allow={admitted.protocol}
                 )

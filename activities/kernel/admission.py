@@ -111,7 +111,9 @@ def entitled(call: Call) -> Refusal | None:
         return Refusal(1, "LEASE_MISSING", "nothing is known of who acts", "start a new session")
     judge = judge_identity if call.capability is not None else judge_bearer
     refusal = judge(call.standing.identity, wanted(call.row, call), call.standing.now_ms)
-    return None if refusal is None else Refusal(1, *refusal)
+    if refusal is None or (refusal.code in ("LEASE_MISSING", "LEASE_EXPIRED") and call.standing.kill is not None):
+        return None  # no lease is issued while a switch is on; check 2 says so
+    return Refusal(1, *refusal)
 
 
 def wanted(row: ExecutionRow, call: Call) -> Wanted:

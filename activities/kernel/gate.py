@@ -35,6 +35,7 @@ from activities.kernel.inquiry import Inquiry, Questions, in_thread
 from activities.kernel.kernel import Kernel
 from activities.kernel.metering import Meter, as_metered
 from activities.kernel.outcome import MESSAGE_CHARS, Outcome, leaves_receipt, of_error, of_result
+from activities.kernel.rechecking import as_rechecked
 from activities.kernel.recording import Recording
 from activities.record.effects import StoredReceipt
 from activities.record.executions import ExecutionRow
@@ -126,7 +127,8 @@ class _Gated(ActivityInboundInterceptor):
         metrics.decision(self._kernel.store.tenant_id, capability, "allow", "ALLOW")
         meter, started = Meter(self._kernel.policies.limits.attempt), time.monotonic()
         try:
-            with as_acting(who), as_metered(meter), metrics.stage("run"):
+            again = partial(self._recording.require_standing, call, capability, row, who.attempt_key)
+            with as_acting(who), as_metered(meter), as_rechecked(again), metrics.stage("run"):
                 outcome = of_result(capability, await self.next.execute_activity(input))
         except BaseException as error:
             outcome = of_error(capability, error, cancelled=_is_cancelled(error))

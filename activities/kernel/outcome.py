@@ -65,7 +65,7 @@ def blames(number: int, outcome: Outcome) -> bool | None:
     """
     if outcome.error is None:
         return True
-    if outcome.cancelled or isinstance(outcome.error, Stopped) or outcome.code.startswith(("STORE_", "POLICY_", "TEMPORAL_", "SANDBOX_KILLED")):
+    if outcome.cancelled or isinstance(outcome.error, Stopped) or outcome.code.startswith(("STORE_", "POLICY_", "TEMPORAL_")):
         return None
     if outcome.code == "UNEXPECTED":
         return False if number == 7 else None

@@ -95,6 +95,22 @@ class Recording:
         later = None if reserved.retry_at_ms is None else max(reserved.retry_at_ms - time_ms, 1)
         return Refusal(10, reserved.code, message, reserved.remedy, retry_after_ms=later)
 
+    def require_standing(
+        self, call: Call, capability: Capability[Any, Any], row: ExecutionRow, attempt_key: str
+    ) -> None:
+        """For a running activity, right before a step that cannot be undone.
+
+        Raises:
+            Refused: the first of checks 1 and 2 that no longer passes.
+        """
+        kernel, server = self._kernel, server_of(capability, call.request)
+        standing = kernel.store.read(
+            lambda connection: kernel.standings.load(connection, row, capability, server, attempt_key, now_ms())
+        )
+        refusal = first_refusal(replace(call, standing=replace(standing, breakers={})), RECHECKED)
+        if refusal is not None:
+            raise Refused(refusal.code, refusal.message, refusal.remedy)
+
     # --- after -------------------------------------------------------------------------------------------------------
 
     def settle(

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,22 @@ from activities.kernel.gate import Gate
 from activities.kernel.implementing import implements
 from activities.kernel.judging import PolicyPort
 from activities.kernel.kernel import Kernel
+from activities.kernel.rollout import Rollout
 from activities.record.chain import EventChain
 from activities.record.store import Store, TenantStore
-from schemas.capabilities import CAPABILITIES, DELIVER, FETCH_SOURCE, SEAL_COMMIT, FetchSource, SealCommit, SealedCommit
+from schemas.capabilities import (
+    CAPABILITIES,
+    DELIVER,
+    FETCH_SOURCE,
+    READ_BACK,
+    SEAL_COMMIT,
+    FetchSource,
+    SealCommit,
+    SealedCommit,
+)
+from schemas.capability import Pool
 from schemas.event import Event
+from schemas.operations import Observed, ReadBack
 from schemas.request import ReleaseRequest, ReleaseResult, ReleaseSummary
 from schemas.task import Source
 from workers.kernel import open_kernel
@@ -63,6 +75,7 @@ class Forge:
     calls: list[tuple[str, Acting]] = field(default_factory=list)
     trouble: Callable[[str, Acting], None] = lambda name, who: None
     threads: set[int] = field(default_factory=set)
+    called: threading.Event = field(default_factory=threading.Event)
 
     @implements(FETCH_SOURCE)
     def fetch(self, request: FetchSource) -> Source:
@@ -79,10 +92,20 @@ class Forge:
         self._note("deliver")
         return ReleaseResult(release=ReleaseSummary(mode=request.mode, ref=request.target_ref, commit=request.commit_id))
 
+    @implements(READ_BACK)
+    def read_back(self, request: ReadBack) -> Observed:
+        self._note("read_back")
+        return Observed(state="absent", ref="refs/heads/x")
+
     def _note(self, name: str) -> None:
         self.calls.append((name, acting()))
         self.threads.add(threading.get_ident())
+        self.called.set()
         self.trouble(name, acting())
+
+    def wait(self) -> None:
+        """Until the first call has come."""
+        assert self.called.wait(30)
 
     def names(self) -> list[str]:
         return [name for name, _ in self.calls]
@@ -148,6 +171,7 @@ class Gated:
     queue: str
     store: Store
     forge: Forge
+    kernel: Kernel
 
     async def start(self, kind: str, *steps: dict[str, Any]) -> WorkflowHandle[Any, Any]:
         return await self.client.start_workflow(kind, list(steps), id=f"{kind}-{uuid.uuid4()}", task_queue=self.queue)
@@ -175,24 +199,36 @@ class Gated:
         return [event.kind for event, _ in self.events(session_id)]
 
 
-def catalogue() -> dict[str, str]:
+def every_capability() -> dict[str, str]:
     return {capability.id: capability.descriptor_sha256 for capability in CAPABILITIES.values()}
 
 
 def kernel_of(store: TenantStore, policy: PolicyPort, namespace: str = "default") -> Kernel:
-    return open_kernel(store, policy, catalogue(), namespace)
+    return open_kernel(store, policy, every_capability(), namespace)
 
 
 @asynccontextmanager
-async def gated(server: Server, folder: Path, policy: PolicyPort, forge: Forge | None = None) -> AsyncIterator[Gated]:
+async def gated(
+    server: Server, folder: Path, policy: PolicyPort, forge: Forge | None = None, *, bed: object | None = None,
+    rollout: Rollout | None = None, cooldown_ms: int | None = None, catalogue: dict[str, str] | None = None,
+) -> AsyncIterator[Gated]:  # fmt: skip
+    """Args:
+    bed: implements the adaptive pool, which is then served instead of the forge.
+    cooldown_ms: of every breaker; default: that of the policy.
+    """
     client, forge, queue = await server.client(), forge or Forge(), f"gated-{uuid.uuid4()}"
     store = Store.open(f"sqlite:///{folder}/store.db")
-    gate = Gate(client=client, kernel=kernel_of(store.tenant(TENANT), policy, client.namespace), served=served_by("forge"))
+    kernel = open_kernel(store.tenant(TENANT), policy, every_capability() if catalogue is None else catalogue, "default")
+    rules = {kind: rule.model_copy(update={"cooldown_ms": cooldown_ms}) for kind, rule in kernel.policies.breakers.items()}
+    policies = kernel.policies.model_copy(update={"breakers": rules}) if cooldown_ms is not None else kernel.policies
+    kernel = replace(kernel, rollout=rollout, policies=policies)
+    pool: Pool = "adaptive" if bed is not None else "forge"
+    gate = Gate(client=client, kernel=kernel, served=served_by(pool))
     try:
         async with Worker(
-            client, task_queue=queue, workflows=[Scripted], activities=activities_of([forge], "forge"), interceptors=[gate],
+            client, task_queue=queue, workflows=[Scripted], activities=activities_of([bed or forge], pool), interceptors=[gate],
             activity_executor=ThreadPoolExecutor(4), max_concurrent_activities=4,
         ):  # fmt: skip
-            yield Gated(client, queue, store, forge)
+            yield Gated(client, queue, store, forge, kernel)
     finally:
         store.close()
