@@ -155,7 +155,7 @@ def _pins(values: list[str] | None) -> dict[str, str]:
 
 async def _connect() -> tuple[Client, FabricState]:
     fabric = ensure(read_settings())
-    return await connect(fabric.temporal_address, fabric.namespace), fabric
+    return await connect(fabric.temporal_address, fabric.namespace, external=fabric.external), fabric
 
 
 async def _pending() -> list[Pending]:

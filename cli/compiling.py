@@ -82,7 +82,7 @@ def _read(path: Path) -> str:
 async def _compile(request: CompileRequest) -> SessionResult:
     settings = read_settings()
     fabric = ensure(settings)
-    client: Client = await connect(fabric.temporal_address, fabric.namespace)
+    client: Client = await connect(fabric.temporal_address, fabric.namespace, external=fabric.external)
     handle: WorkflowHandle[Any, Any] = await session.start(client, "Compile", request, "compile")
     say(f"compile {handle.id}: {fabric.workflow_link(handle.id)}")
     try:

@@ -124,7 +124,7 @@ def _git(repository: Path, *arguments: str) -> None:
 async def _remediate(
     settings: Settings, state: fabric.FabricState, pair: Pair, repository: Path, key: Path, clock: Clock
 ) -> SessionResult:
-    client: Client = await connect(state.temporal_address, state.namespace)
+    client: Client = await connect(state.temporal_address, state.namespace, external=state.external)
     show(f"the bug: {pair.problem_statement}")
     for nodeid in pair.fail_to_pass:
         show(f"  fails now: {nodeid}")

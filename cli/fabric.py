@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -12,8 +13,11 @@ import typer
 
 from activities.record.home import Home
 from cli.output import emit, say, show
+from schemas.error import InfrastructureError
 from workers import fabric
+from workers.client import connect
 from workers.fabric import FabricState
+from workers.schedules import ScheduleState, recurring, schedule_states
 from workers.settings import Settings, read_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
@@ -53,12 +57,27 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def status(as_json: Json = False) -> None:
-        """What runs, where it listens, how often each process was restarted. Exit code 3 when nothing runs."""
-        state = fabric.running(Home.open(read_settings().home))
+        """What runs, where it listens, how often each process was restarted, when each schedule last ran.
+
+        Exit code 3 when nothing runs, or the worker refuses to.
+        """
+        settings = read_settings()
+        state = fabric.running(Home.open(settings.home))
         if state is None:
             emit({"running": False}) if as_json else show("no fabric is running; start it with `gen4 up`")
             raise typer.Exit(3)
-        _print(state, as_json)
+        _print(state, as_json, asyncio.run(_schedules(state, settings)))
+        if state.refused:
+            raise typer.Exit(3)
+
+
+async def _schedules(state: FabricState, settings: Settings) -> list[ScheduleState] | None:
+    """None when the server does not answer."""
+    try:
+        client = await connect(state.temporal_address, state.namespace, external=state.external)
+        return await schedule_states(client, recurring(settings))
+    except InfrastructureError:
+        return None
 
 
 def _attached(settings: Settings) -> int:
@@ -72,14 +91,23 @@ def _attached(settings: Settings) -> int:
         return process.wait()
 
 
-def _print(state: FabricState, as_json: bool) -> None:
+def _print(state: FabricState, as_json: bool, schedules: list[ScheduleState] | None = None) -> None:
     if as_json:
-        emit({"running": True, **state.model_dump(mode="json"), "start_form": state.start_form})
+        shown = None if schedules is None else [one.model_dump(mode="json") for one in schedules]
+        emit({"running": True, **state.model_dump(mode="json"), "start_form": state.start_form, "schedules": shown})
         return
     show(f"fabric ready in {state.ready_ms / 1000:.1f} s (supervisor {state.pid}, home {state.home})")
     for name, pid in state.processes.items():
         show(f"  {name:<9} process {pid}, restarted {state.restarts.get(name, 0)} times")
-    show(f"  Temporal UI   {state.ui_url}")
-    show(f"  start a fix   {state.start_form}")
+    if state.refused:
+        show(f"  the worker refuses to start: {state.refused}")
+        show("                correct it, then `gen4 down` and `gen4 up`")
+    for one in schedules or []:
+        ran = f"last {one.last_run}: {one.status}" if one.last_run else f"{one.status or 'has not run yet'}"
+        show(f"  {one.id:<20} every {one.every_s} s{' (paused)' if one.paused else ''}, {ran}")
+    show(f"  Temporal      {state.temporal_address}, namespace {state.namespace}{' (external)' if state.external else ''}")
+    if state.ui_url:
+        show(f"  Temporal UI   {state.ui_url}")
+        show(f"  start a fix   {state.start_form}")
     show('                input: {"repository": "/path/to/repository", "goal": "what is wrong"}')
     show(f"  repositories  must lie under {os.pathsep.join(state.repository_roots)}")

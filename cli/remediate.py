@@ -142,7 +142,7 @@ def local_or_url(repository: str) -> str:
 async def _remediate(request: RemediationRequest, until: Until | None, as_json: bool) -> SessionResult | SessionStatus | None:
     settings = read_settings()
     fabric = ensure(settings)
-    client = await connect(fabric.temporal_address, fabric.namespace)
+    client = await connect(fabric.temporal_address, fabric.namespace, external=fabric.external)
     handle = await session.start(client, "Remediation", request, "remediation")
     say(f"session {handle.id}")
     say(f"  watch it: {fabric.workflow_link(handle.id)}")
@@ -168,7 +168,7 @@ async def _remediate(request: RemediationRequest, until: Until | None, as_json: 
 async def _status(workflow_id: str) -> SessionStatus:
     settings = read_settings()
     fabric = ensure(settings)
-    client = await connect(fabric.temporal_address, fabric.namespace)
+    client = await connect(fabric.temporal_address, fabric.namespace, external=fabric.external)
     handle = client.get_workflow_handle(workflow_id)
     current = await session.status_of(handle)
     if current is None:

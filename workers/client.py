@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from temporalio.client import Client
+from temporalio.envconfig import ClientConfigProfile
 from temporalio.service import RPCError
 
 from schemas.error import InfrastructureError
 from workers.converter import data_converter
 
 
-async def connect(address: str, namespace: str) -> Client:
-    """Raises InfrastructureError(TEMPORAL_UNREACHABLE)."""
+async def connect(address: str, namespace: str, *, external: bool = False) -> Client:
+    """A client of the fabric's own server, which asks for no credentials, or of an external one.
+
+    Args:
+        external: TLS and API key come from the environment (``TEMPORAL_API_KEY``, ``TEMPORAL_TLS_*``); no file is read.
+
+    Raises:
+        InfrastructureError: TEMPORAL_UNREACHABLE.
+    """
+    options = ClientConfigProfile.load(disable_file=True).to_client_connect_config() if external else {}
+    remedy = "run `gen4 up`, then `gen4 status`"
+    if external:
+        remedy = "check GEN4_TEMPORAL_ADDRESS, TEMPORAL_API_KEY and TEMPORAL_TLS_*"
     try:
-        return await Client.connect(address, namespace=namespace, data_converter=data_converter)
+        return await Client.connect(
+            **{**options, "target_host": address, "namespace": namespace, "data_converter": data_converter}  # type: ignore[arg-type]
+        )
     except (RPCError, RuntimeError, OSError) as error:
-        raise InfrastructureError(
-            "TEMPORAL_UNREACHABLE", f"no Temporal server answers at {address}", "run `gen4 up`, then `gen4 status`"
-        ) from error
+        raise InfrastructureError("TEMPORAL_UNREACHABLE", f"no Temporal server answers at {address}", remedy) from error

@@ -25,10 +25,17 @@ from workers.toolchain import cache_directory, locate
 
 ENDPOINTS, OPA_TOKEN, POLICY_BUNDLE = "endpoints.json", "opa-token", "policy.tar.gz"
 """Files in ``run/`` by which the supervisor tells the worker where everything is."""
+SEARCH_ATTRIBUTES = ("Tenant", "SessionState", "Phase", "Risk", "Repository")
+"""Keywords that sessions carry; the server must know them."""
+REFUSED_EXIT_CODE, UNAVAILABLE_EXIT_CODE = 78, 75
+"""EX_CONFIG: starting the worker again will not help. EX_TEMPFAIL: something that it needs is down."""
 WORKER_READY, WORKER_REFUSED = "worker.json", "worker-refused.json"
 """Files in ``run/`` by which the worker tells the supervisor that it polls, or why it must not start."""
 START_REFUSED = "start-refused.json"
 """File in ``run/`` by which the supervisor tells who started it why there is no fabric."""
+
+CREDENTIALS = ("TEMPORAL_API_KEY", "TEMPORAL_TLS", "TEMPORAL_GRPC_META_")
+"""Variables by which the SDK finds the credentials of an external server."""
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -51,15 +58,21 @@ class FabricState(Payload):
     sandbox: str
     processes: dict[str, int] = {}
     restarts: dict[str, int] = {}
+    external: bool = False
+    """The Temporal server is somebody else's: the fabric neither starts nor stops it."""
+    refused: str | None = None
+    """Why the worker refuses to start, since when it is not started again."""
     ready_ms: int = 0
 
     @property
     def start_form(self) -> str:
-        """Deep link that pre-fills the Temporal UI's start form, with a workflow id of its own each time."""
+        """Deep link that pre-fills the Temporal UI's start form, with a workflow id of its own each time; empty without a UI."""
+        if not self.ui_url:
+            return ""
         return self.ui_url + UI_START_FORM.format(namespace=self.namespace, id=uuid.uuid4())
 
     def workflow_link(self, workflow_id: str) -> str:
-        return f"{self.ui_url}/namespaces/{self.namespace}/workflows/{quote(workflow_id, safe='')}"
+        return f"{self.ui_url}/namespaces/{self.namespace}/workflows/{quote(workflow_id, safe='')}" if self.ui_url else ""
 
 
 def state_path(home: Home) -> Path:
@@ -138,7 +151,7 @@ def prepare(settings: Settings, say: Callable[[str], None]) -> None:
     roots = RootFilesystems(cache_directory(settings_environment(settings)))
     if roots.present():
         return
-    for name in ("temporal", "opa"):
+    for name in ("opa",) if settings.temporal_address else ("temporal", "opa"):
         locate(name, make=False)
     require_backend(settings.sandbox)
     say("copying the sandbox's root filesystem …" if roots.imports() else "making the sandbox's root filesystem (½ minute) …")
@@ -177,6 +190,8 @@ def _environment(settings: Settings) -> dict[str, str]:
         for key in ("GEN4_TEMPORAL", "GEN4_OPA", "GEN4_ROOTFS_TAR", "GEN4_ROOTFS_MIRRORS")
         if key in os.environ
     }
+    if settings.temporal_address is not None:  # its credentials; a server of our own asks for none
+        passed |= {key: value for key, value in os.environ.items() if key.startswith(CREDENTIALS)}
     return inherited | passed | settings_environment(settings)
 
 
@@ -191,7 +206,14 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         "GEN4_TENANT": settings.tenant,
         "GEN4_NAMESPACE": settings.namespace,
         "GEN4_APPROVAL_EXPIRY_S": str(settings.approval_expiry_s),
+        "GEN4_REAPER_S": str(settings.reaper_s),
+        "GEN4_RECONCILIATION_S": str(settings.reconciliation_s),
+        "GEN4_CHECKPOINT_S": str(settings.checkpoint_s),
     }
+    if settings.temporal_address is not None:
+        values["GEN4_TEMPORAL_ADDRESS"] = settings.temporal_address
+    if settings.temporal_ui is not None:
+        values["GEN4_TEMPORAL_UI"] = settings.temporal_ui
     if settings.store_url is not None:
         values["GEN4_STORE_URL"] = settings.store_url
     if settings.temporal_port is not None:

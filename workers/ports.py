@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 
 from activities.compile.activities import CompileActivities
@@ -21,7 +22,7 @@ from activities.kernel.kernel import Kernel
 from activities.kernel.repositories import RepositoryRules
 from activities.kernel.sandbox.backends import choose_backend, require_backend
 from activities.kernel.sandbox.rootfs import RootFilesystems
-from activities.kernel.sandbox.running import KnownBackend, Running
+from activities.kernel.sandbox.running import Cause, KnownBackend, Running
 from activities.policy.activities import PolicyActivities
 from activities.policy.bundle import load_bundle
 from activities.policy.opa import PolicyEngine
@@ -86,7 +87,7 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState, execution
     implementers = (
         ControlActivities(store, home.keys, policy, rules, config),
         OperationsActivities(
-            Reaping(store, blobs, executions, lambda session_id: 0), Reconciling(store, executions, kernel.pricing)
+            Reaping(store, blobs, executions, partial(_kill_sandboxes, running)), Reconciling(store, executions, kernel.pricing)
         ),
         PolicyActivities(policy, blobs, objects, chain, roots=settings.repository_roots, hosts=settings.repository_hosts),
         ForgeActivities(store, objects, home.objects, home.keys, policy, rules),
@@ -98,6 +99,12 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState, execution
         SigningActivities(evidence, signer),
     )
     return Ports(kernel, implementers, running)
+
+
+def _kill_sandboxes(running: Running, session_id: str) -> int:
+    """Those of this process; other workers see the revoked lease and kill theirs."""
+    cause = Cause("LEASE_REVOKED", "its session was reaped")
+    return len(running.kill(lambda who: cause if who is not None and who.keys.session_id == session_id else None))
 
 
 def _policy(home: Home, endpoints: FabricState) -> PolicyEngine:

@@ -50,6 +50,17 @@ class Settings(BaseSettings):
     temporal_port: int | None = None
     """Port of the embedded server; default: the one of the last start, else 7233, else a free one."""
     approval_expiry_s: Annotated[int, Field(ge=1, le=30 * 86_400)] = 72 * 3_600
+    temporal_address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$|^\[[0-9a-fA-F:]+\]:[0-9]{1,5}$")] | None = None
+    """``host:port`` of a Temporal server that somebody else runs (``GEN4_TEMPORAL_ADDRESS``); default: the fabric starts its own.
+    Its credentials stay in ``TEMPORAL_API_KEY`` and ``TEMPORAL_TLS_*``."""
+    temporal_ui: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] | None = None
+    """URL of that server's web UI, for links (``GEN4_TEMPORAL_UI``)."""
+    reaper_s: Annotated[int, Field(ge=0, le=86_400)] = 60
+    """How often sessions whose workflow was ended are closed (``GEN4_REAPER_S``); 0: never."""
+    reconciliation_s: Annotated[int, Field(ge=0, le=86_400)] = 60
+    """How often unobserved effects are settled (``GEN4_RECONCILIATION_S``); 0: never."""
+    checkpoint_s: Annotated[int, Field(ge=0, le=86_400)] = 300
+    """How often the heads of all chains are signed (``GEN4_CHECKPOINT_S``); 0: never."""
 
     @property
     def store_address(self) -> str:

@@ -30,6 +30,8 @@ from workers.fabric import (
     ENDPOINTS,
     OPA_TOKEN,
     POLICY_BUNDLE,
+    REFUSED_EXIT_CODE,
+    SEARCH_ATTRIBUTES,
     START_REFUSED,
     WORKER_READY,
     WORKER_REFUSED,
@@ -45,7 +47,6 @@ from workers.fabric import (
 from workers.settings import Settings, read_settings
 from workers.toolchain import locate
 
-SEARCH_ATTRIBUTES = ("Tenant", "SessionState", "Phase", "Risk", "Repository")
 PR_SET_PDEATHSIG = 1
 READY_TIMEOUT_S = 45.0
 LINE_SHOWN = 300
@@ -65,6 +66,8 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     started_at: float = field(default=0.0)
+    refused: bool = False
+    """It said itself that starting it again does not help."""
 
     def start(self) -> None:
         with self.log.open("ab") as out:
@@ -150,22 +153,25 @@ class Supervisor:
         self._stopping = True
 
     def _start_all(self) -> None:
-        ports = choose_ports(self._home, self._settings.temporal_port)
-        temporal, opa = locate("temporal", make=False), locate("opa", make=False)
+        settings = self._settings
+        ports = choose_ports(self._home, settings.temporal_port)
+        opa = locate("opa", make=False)
         bundle = build_bundle(opa.path, self._home.run / POLICY_BUNDLE)
         credentials = self._home.run / "opa-credentials"
         write_private(self._home.run / OPA_TOKEN, write_credentials(credentials))
         self._state = FabricState(
-            pid=os.getpid(), temporal_address=f"127.0.0.1:{ports['temporal']}", ui_url=f"http://127.0.0.1:{ports['ui']}",
+            pid=os.getpid(), temporal_address=settings.temporal_address or f"127.0.0.1:{ports['temporal']}",
+            ui_url=self._ui_url(ports["ui"]), external=settings.temporal_address is not None,
             opa_url=f"http://127.0.0.1:{ports['opa']}", policy_digest=bundle.digest, namespace=self._settings.namespace,
             home=str(self._settings.home), repository_roots=tuple(str(root) for root in self._settings.repository_roots),
             sandbox=self._settings.sandbox,
         )  # fmt: skip
         write_json(self._home.run / ENDPOINTS, self._state.model_dump(mode="json"))
-        self._children = [
-            self._child(
-                "temporal", temporal_argv(temporal.path, self._home, ports, self._settings.namespace), _listens(ports["temporal"])
-            ),
+        if settings.temporal_address is None:
+            temporal = locate("temporal", make=False)
+            argv = temporal_argv(temporal.path, self._home, ports, settings.namespace)
+            self._children = [self._child("temporal", argv, _listens(ports["temporal"]))]
+        self._children += [
             self._child("opa", list(opa_argv(opa.path, bundle, credentials, ports["opa"])), _healthy(ports["opa"])),
             self._child("worker", [sys.executable, "-P", "-m", "workers.worker"], self._worker_ready),
         ]
@@ -174,6 +180,11 @@ class Supervisor:
             child.start()
         for child in self._children:
             self._await(child)
+
+    def _ui_url(self, port: int) -> str:
+        if self._settings.temporal_address is None:
+            return f"http://127.0.0.1:{port}"
+        return (self._settings.temporal_ui or "").rstrip("/")
 
     def _child(self, name: str, argv: list[str], ready: Callable[[], bool]) -> Child:
         environments = {
@@ -210,7 +221,10 @@ class Supervisor:
 
     def _restart_dead(self) -> None:
         for child in self._children:
-            if not child.dead():
+            if not child.dead() or child.refused:
+                continue
+            if (refused := self._refusal_of(child)) is not None:
+                self._leave(child, refused)
                 continue
             lived = time.monotonic() - child.started_at
             if lived < 5:
@@ -221,6 +235,20 @@ class Supervisor:
             )
             child.start()
             self._publish(self._state.ready_ms if self._state else 0)
+
+    def _refusal_of(self, child: Child) -> Gen4Error | None:
+        """Why a worker must not be started again: what it needs is missing, and waiting brings it not."""
+        if child.name != "worker" or child.process is None or child.process.returncode != REFUSED_EXIT_CODE:
+            return None
+        found = read_error(self._home.run / WORKER_REFUSED)
+        return found or Gen4Error("WORKER_REFUSED", "the worker refuses to start", f"see {child.log}")
+
+    def _leave(self, child: Child, refused: Gen4Error) -> None:
+        child.refused = True
+        print(f"{child.name} refuses to start and is left alone: {plain(str(refused))}", flush=True)
+        if self._state is not None:
+            self._state = self._state.model_copy(update={"refused": str(refused)})
+            self._publish(self._state.ready_ms)
 
     def _publish(self, ready_ms: int) -> None:
         if self._state is None:

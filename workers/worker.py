@@ -20,18 +20,31 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.control.seeding import ENGINE
 from activities.kernel.gate import Gate
 from activities.kernel.watching import StoreView, Watch
 from activities.record.home import Home
+from activities.record.store import now_ms
 from schemas.capability import WORKFLOW_QUEUE, Pool, queue_of
 from schemas.error import Gen4Error, InfrastructureError
 from schemas.text import plain
 from workers.client import connect
 from workers.executions import ServerExecutions
-from workers.fabric import ENDPOINTS, WORKER_READY, WORKER_REFUSED, FabricState, write_error, write_json
+from workers.fabric import (
+    ENDPOINTS,
+    REFUSED_EXIT_CODE,
+    UNAVAILABLE_EXIT_CODE,
+    WORKER_READY,
+    WORKER_REFUSED,
+    FabricState,
+    write_error,
+    write_json,
+)
 from workers.logs import configure
 from workers.ports import Ports, open_ports
 from workers.registration import activities_of, check_registration, served_by
+from workers.schedules import Recurring, ensure_schedules, recurring
+from workers.server import prepare_server
 from workers.settings import Settings, read_settings
 from workflows import PASSTHROUGH, WORKFLOWS
 
@@ -45,8 +58,6 @@ GRACE = timedelta(seconds=10)
 BEAT = timedelta(seconds=1)
 """Heartbeats go out this often; the SDK's own choice, four fifths of the timeout, leaves a busy machine no slack."""
 CONNECT_TIMEOUT_S = 30.0
-REFUSED_EXIT_CODE = 78
-"""EX_CONFIG: starting again will not help; the supervisor shows why."""
 
 
 async def serve(settings: Settings) -> None:
@@ -54,18 +65,32 @@ async def serve(settings: Settings) -> None:
     home = Home.open(settings.home)
     endpoints = FabricState.model_validate_json((home.run / ENDPOINTS).read_bytes())
     client = await _connected(endpoints)
+    if endpoints.external:
+        await prepare_server(client)
     executions = ServerExecutions(client, asyncio.get_running_loop())
     ports = await asyncio.to_thread(open_ports, settings, home, endpoints, executions)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     view = StoreView(ports.kernel.store, ports.kernel.chain)
+    await _start_schedules(client, ports, recurring(settings))
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(Watch(ports.running, view.look, view.tell))
         for worker in workers(client, ports):
             await stack.enter_async_context(worker)
         write_json(home.run / WORKER_READY, {"pid": os.getpid()})
         await stop.wait()
+
+
+async def _start_schedules(client: Client, ports: Ports, wanted: tuple[Recurring, ...]) -> None:
+    """The fabric's own principal owns them: the gate lets no schedule act without an owner."""
+
+    def own() -> None:
+        for one in wanted:
+            ports.kernel.directory.own_schedule(one.id, ENGINE.principal_id, ENGINE, now_ms())
+
+    await asyncio.to_thread(own)
+    await ensure_schedules(client, wanted)
 
 
 def workers(client: Client, ports: Ports) -> Iterator[Worker]:
@@ -94,7 +119,7 @@ async def _connected(endpoints: FabricState) -> Client:
     deadline = time.monotonic() + CONNECT_TIMEOUT_S
     while True:
         try:
-            return await connect(endpoints.temporal_address, endpoints.namespace)
+            return await connect(endpoints.temporal_address, endpoints.namespace, external=endpoints.external)
         except InfrastructureError:
             if time.monotonic() > deadline:
                 raise
@@ -111,7 +136,7 @@ def main() -> int:
     except Gen4Error as error:
         write_error(refused, error)
         print(plain(str(error)), file=sys.stderr, flush=True)
-        return REFUSED_EXIT_CODE
+        return UNAVAILABLE_EXIT_CODE if error.retryable else REFUSED_EXIT_CODE
     return 0
 
 
