@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, IntegrityError
 
 from activities.record.databases import BATCH_LOCK_TIMEOUT_MS, BUSY_TIMEOUT_MS, EVERYONE, HEAD, Database, open_database
+from activities.record.payloads import PayloadVault
 from schemas.error import InfrastructureError, InputError, Refused
 
 __all__ = ["EVERYONE", "HEAD", "Store", "TenantStore", "now_ms"]
@@ -50,7 +51,10 @@ class Store:
     savepoint of its own; each is durable when it returns, and one that fails takes back nothing but itself.
     """
 
-    def __init__(self, database: Database, on_commit: CommitListener | None = None) -> None:
+    def __init__(
+        self, database: Database, on_commit: CommitListener | None = None, vault: PayloadVault | None = None
+    ) -> None:
+        self.vault = vault
         self._database = database
         self._on_commit = on_commit
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -60,11 +64,12 @@ class Store:
         self._thread.start()
 
     @classmethod
-    def open(cls, url: str, on_commit: CommitListener | None = None) -> Store:
+    def open(cls, url: str, on_commit: CommitListener | None = None, vault: PayloadVault | None = None) -> Store:
         """Open the database and bring it to :data:`HEAD`; several processes may do so at once.
 
         Args:
             url: ``sqlite:////absolute/path/store.db`` or ``postgresql://user@host/database``, without a password.
+            vault: encrypts the payloads of events; without one new payloads are kept as they are.
 
         Raises:
             InputError: STORE_URL for anything else; STORE_URL_SECRET.
@@ -72,7 +77,7 @@ class Store:
             InfrastructureError: STORE_UNAVAILABLE.
         """
         try:
-            return cls(open_database(url), on_commit)
+            return cls(open_database(url), on_commit, vault)
         except DatabaseError as error:
             raise _unavailable(error) from error
 
@@ -233,6 +238,10 @@ class TenantStore:
 
     _store: Store
     tenant_id: str
+
+    @property
+    def vault(self) -> PayloadVault | None:
+        return self._store.vault
 
     def require(self, tenant_id: str) -> None:
         """Refuse what names another tenant than this store's.

@@ -65,7 +65,7 @@ def test_an_approval_counts_once_and_is_recorded_with_its_approver(desk: Desk) -
     assert code_of(desk.judge(asked, desk.signed(asked))) == "ALREADY_FINAL"
     assert code_of(desk.judge(asked, desk.signed(asked, "reject"))) == "ALREADY_FINAL"
     assert desk.kinds() == ["approval.requested", "approval.decided", "approval.refused", "approval.refused"]
-    assert desk.chain.read("s")[1][0].actor.principal_id == "operator"
+    assert list(desk.chain.read("s"))[1][0].actor.principal_id == "operator"
 
 
 def test_an_attempt_that_comes_again_gets_the_same_ruling(desk: Desk) -> None:

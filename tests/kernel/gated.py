@@ -193,7 +193,7 @@ class Gated:
         return [pair for pair in self.chain(session_id) if pair[0].kind != "lease.issued"]
 
     def chain(self, session_id: str) -> list[tuple[Event, dict[str, Any]]]:
-        return EventChain(self.store.tenant(TENANT)).read(session_id)
+        return list(EventChain(self.store.tenant(TENANT)).read(session_id))
 
     def kinds(self, session_id: str) -> list[str]:
         return [event.kind for event, _ in self.events(session_id)]
