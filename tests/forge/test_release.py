@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from activities.forge.activities import ForgeActivities
 from activities.forge.sealing import SUBJECT_CHARS, message_of, target_of
 from activities.kernel.acting import as_acting
+from activities.kernel.rechecking import as_rechecked
 from activities.kernel.repositories import RepositoryRules
 from activities.record.objects import ObjectStore
 from schemas.approval import ApprovalRequest
@@ -30,6 +31,7 @@ class Case:
 
     def __init__(self, folder: Path, *, bare: bool) -> None:
         self.folder = folder
+        self.stopped: Refused | None = None
         write_repository(folder / "work", BUGGY)
         self.repository = folder / "work"
         if bare:
@@ -44,8 +46,13 @@ class Case:
         self.source: Source = self.do("fetch_source", FetchSource(repository=str(self.repository), ref="refs/heads/main"))
         self.tree = self.objects.write_tree(self.source.base_tree, {"src/shop/price.py": b"fixed = True\n"})
 
+    def recheck(self) -> None:
+        """What the gate would read again; a test may make it refuse."""
+        if self.stopped is not None:
+            raise self.stopped
+
     def do(self, name: str, request: Any, call: str | None = None) -> Any:
-        with as_acting(self.desk.who(call)):
+        with as_acting(self.desk.who(call)), as_rechecked(self.recheck):
             return getattr(self.forge, name)(request)
 
     def seal(self, mode: ReleaseMode = "branch", target: str | None = None) -> SealedCommit:
@@ -256,3 +263,14 @@ def test_a_goal_can_only_fill_the_subject_line(goal: str) -> None:
     assert lines[0].startswith("Fix: ")
     assert len(lines[0]) <= SUBJECT_CHARS
     assert lines[1:] == ["", "Assisted-by: gen4:templates/1", "Gen4-Task: task", f"Gen4-Evidence: {SHA}", ""]
+
+
+@pytest.mark.parametrize("code", ["KILL_SWITCH", "LEASE_REVOKED"])
+def test_what_was_stopped_after_the_approval_was_redeemed_is_not_pushed(bare: Case, code: str) -> None:
+    request = bare.approve(bare.seal())
+    bare.stopped = Refused(code, "an operator stopped it")
+    with pytest.raises(Refused, match=code):
+        bare.deliver(request)
+    assert request.target_ref not in git(bare.repository, "for-each-ref")
+    bare.stopped = None
+    assert bare.deliver(request)
