@@ -10,6 +10,7 @@ from activities.record.chain import EventChain
 from activities.record.executions import ExecutionRows
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
+from activities.record.payloads import PayloadVault
 from activities.record.store import Store, TenantStore
 from schemas.approval import ApprovalRequest
 from schemas.error import InputError
@@ -51,7 +52,7 @@ class LocalStore:
 
 def open_local(settings: Settings) -> LocalStore:
     home = Home.open(settings.home)
-    store = Store.open(settings.store_address).tenant(settings.tenant)
+    store = Store.open(settings.store_address, vault=PayloadVault(home.keys)).tenant(settings.tenant)
     return LocalStore(
         home=home, tenant_id=settings.tenant, store=store, blobs=BlobStore(home.blobs, settings.tenant),
         objects=ObjectStore.open(home.objects), chain=EventChain(store), executions=ExecutionRows(store),

@@ -31,6 +31,7 @@ from activities.record.chain import EventChain
 from activities.record.cursors import Cursors
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
+from activities.record.payloads import PayloadVault
 from activities.record.store import Store, now_ms
 from activities.testbed.activities import TestbedActivities
 from activities.testbed.environment import Environments
@@ -61,7 +62,7 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState, execution
     """
     require_backend(settings.sandbox)  # before minutes go into a base for it
     ensure_operator(home)
-    store = Store.open(settings.store_address).tenant(settings.tenant)
+    store = Store.open(settings.store_address, vault=PayloadVault(home.keys)).tenant(settings.tenant)
     policy = _policy(home, endpoints)
     blobs, objects, chain = BlobStore(home.blobs, settings.tenant), ObjectStore.open(home.objects), EventChain(store)
     roots = RootFilesystems(settings.cache)
