@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, IntegrityError
 
 from activities.record.databases import BATCH_LOCK_TIMEOUT_MS, BUSY_TIMEOUT_MS, EVERYONE, HEAD, Database, open_database
@@ -178,7 +178,7 @@ class Store:
                 _fail(batch, error)
                 return []
             try:
-                transaction.commit()
+                _commit(connection, transaction)
             except DBAPIError as error:
                 _fail([job for job, _, _ in done], error)
                 return again
@@ -192,7 +192,9 @@ class Store:
         savepoint = connection.begin_nested()
         try:
             value = job.function(connection)
-        except BaseException as error:  # noqa: BLE001  the caller's, to be raised there
+        except BaseException as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise  # nobody is there any more to take anything back
             savepoint.rollback()
             if isinstance(error, DBAPIError) and self._database.worth_repeating(error):
                 return None
@@ -204,10 +206,12 @@ class Store:
         for attempt in range(1, _ATTEMPTS + 1):
             started = time.perf_counter()
             try:
-                with self._database.writer.begin() as connection:
+                with self._database.writer.connect() as connection:
+                    transaction = connection.begin()  # rolled back at the end of the block unless committed
                     self._database.wait(connection, BUSY_TIMEOUT_MS)
                     self._database.enter(connection, job.tenant_id)
                     value = job.function(connection)
+                    _commit(connection, transaction)
             except DBAPIError as error:
                 if attempt < _ATTEMPTS and self._database.worth_repeating(error):
                     time.sleep(_PAUSE_S * (attempt - 1))
@@ -276,6 +280,14 @@ class TenantStore:
     def close(self) -> None:
         """Close the store below, for a program that opened it for this tenant alone."""
         self._store.close()
+
+
+def _commit(connection: Connection, transaction: RootTransaction) -> None:
+    try:
+        transaction.commit()
+    except BaseException:
+        connection.invalidate()  # after a commit that failed the database may still be in the transaction
+        raise
 
 
 def _answer(job: _Job, value: Any, failure: BaseException | None) -> None:
