@@ -11,7 +11,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from cli import approvals, compiling, doctor, events, fabric, identity, output, remediate, store, verify
+from cli import approvals, breakers, compiling, doctor, events, fabric, identity, kill, output, remediate, store, verify
 from schemas.error import Gen4Error
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ approvals.register(app)
 events.register(app)
 store.register(app)
 identity.register(app)
+kill.register(app)
+breakers.register(app)
 
 INTERRUPTED = 130
 
