@@ -68,7 +68,8 @@ def test_a_switch_goes_on_and_off_under_the_operators_name(
     home: Path, gen4: Gen4, option: tuple[str, ...], scope: str, target: str
 ) -> None:
     code, switch = gen4("kill", "on", *option, *WHY)
-    assert (code, switch["scope"], switch["target"], switch["active"], switch["changed_by"]) == (0, scope, target, True, "operator")
+    told = (switch["scope"], switch["target"], switch["active"], switch["changed_by"])
+    assert (code, told) == (0, (scope, target, True, "operator"))
     assert gen4("kill", "list")[1] == [switch]
     assert gen4("kill", "off", *option, "--reason", "over")[1]["epoch"] == 2
     assert gen4("kill", "list") == (0, [])
