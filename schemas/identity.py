@@ -133,17 +133,32 @@ def judge_identity(facts: IdentityFacts, wanted: Wanted, now_ms: int) -> Identit
 
     Ids are compared as they are: another case, Unicode form or a space more is another id.
     """
-    return _judge_principal(facts, wanted) or judge_lease(facts.lease, facts, wanted, now_ms) or _judge_policy(facts, wanted)
+    return judge_holder(facts, wanted) or judge_lease(facts.lease, facts, wanted, now_ms) or _judge_policy(facts, wanted)
 
 
 def judge_bearer(facts: IdentityFacts, wanted: Wanted, now_ms: int) -> IdentityRefusal | None:
     """The part about who acts, for calls of which it is not known yet what they ask for."""
-    return _judge_principal(facts, wanted) or judge_lease(facts.lease, facts, wanted, now_ms)
+    return judge_holder(facts, wanted) or judge_lease(facts.lease, facts, wanted, now_ms)
 
 
-def judge_standing(facts: IdentityFacts, wanted: Wanted) -> IdentityRefusal | None:
-    """The part without the lease: may a lease be issued, or issued again?"""
-    return _judge_principal(facts, wanted) or _judge_policy(facts, wanted)
+def judge_holder(facts: IdentityFacts, wanted: Wanted) -> IdentityRefusal | None:
+    """The part about tenant, principal, role and policy: may he hold a lease, or get it again?"""
+    tenant, principal, binding, policy = facts.tenant, facts.principal, facts.binding, facts.policy
+    if tenant is None or tenant.tenant_id != wanted.tenant_id or tenant.status != "active":
+        return _no("TENANT_INACTIVE", f"tenant {wanted.tenant_id} is {tenant.status if tenant else 'unknown'}")
+    if principal is None or principal.principal_id != wanted.principal_id:
+        return _no("PRINCIPAL_UNKNOWN", f"no principal {wanted.principal_id!r} is registered")
+    if principal.status != "active":
+        return _no("PRINCIPAL_INACTIVE", f"principal {wanted.principal_id} is {principal.status}")
+    if principal.tenant_id != wanted.tenant_id:
+        return _no("PRINCIPAL_FOREIGN", f"principal {wanted.principal_id} belongs to another tenant")
+    if binding is None or (binding.tenant_id, binding.principal_id) != (wanted.tenant_id, wanted.principal_id):
+        return _no("ROLE_UNBOUND", f"principal {wanted.principal_id} does not hold role {wanted.role!r}")
+    if policy is None or policy.tenant_id != wanted.tenant_id:
+        return _no("POLICY_UNBOUND", f"role {wanted.role!r} is bound to no policy")
+    if not binding.role == policy.role == wanted.role:
+        return _no("ROLE_MISMATCH", f"held is {binding.role}, the policy is for {policy.role}, acting is {wanted.role!r}")
+    return None
 
 
 def judge_lease(
@@ -170,25 +185,6 @@ def covers(prefixes: tuple[str, ...], capability_id: str) -> bool:
         capability_id == prefix or (prefix.endswith(".") and len(prefix) > 1 and capability_id.startswith(prefix))
         for prefix in prefixes
     )
-
-
-def _judge_principal(facts: IdentityFacts, wanted: Wanted) -> IdentityRefusal | None:
-    tenant, principal, binding, policy = facts.tenant, facts.principal, facts.binding, facts.policy
-    if tenant is None or tenant.tenant_id != wanted.tenant_id or tenant.status != "active":
-        return _no("TENANT_INACTIVE", f"tenant {wanted.tenant_id} is {tenant.status if tenant else 'unknown'}")
-    if principal is None or principal.principal_id != wanted.principal_id:
-        return _no("PRINCIPAL_UNKNOWN", f"no principal {wanted.principal_id!r} is registered")
-    if principal.status != "active":
-        return _no("PRINCIPAL_INACTIVE", f"principal {wanted.principal_id} is {principal.status}")
-    if principal.tenant_id != wanted.tenant_id:
-        return _no("PRINCIPAL_FOREIGN", f"principal {wanted.principal_id} belongs to another tenant")
-    if binding is None or (binding.tenant_id, binding.principal_id) != (wanted.tenant_id, wanted.principal_id):
-        return _no("ROLE_UNBOUND", f"principal {wanted.principal_id} does not hold role {wanted.role!r}")
-    if policy is None or policy.tenant_id != wanted.tenant_id:
-        return _no("POLICY_UNBOUND", f"role {wanted.role!r} is bound to no policy")
-    if not binding.role == policy.role == wanted.role:
-        return _no("ROLE_MISMATCH", f"held is {binding.role}, the policy is for {policy.role}, acting is {wanted.role!r}")
-    return None
 
 
 def _judge_policy(facts: IdentityFacts, wanted: Wanted) -> IdentityRefusal | None:

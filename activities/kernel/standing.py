@@ -17,7 +17,7 @@ from activities.record.kill_switches import KillSwitches
 from activities.record.leases import Leases
 from schemas.breaker import admit
 from schemas.capability import Capability
-from schemas.identity import needs_reissue
+from schemas.identity import Wanted, judge_holder, needs_reissue
 from schemas.task import TraceKeys
 
 
@@ -48,7 +48,13 @@ class Standings:
     def renew_lease(self, connection: Connection, row: ExecutionRow, keys: TraceKeys, now_ms: int) -> bool:
         """Give the session its first lease, or one again after a long wait, while all that binds it still allows that."""
         facts = self.directory.facts(connection, row.principal_id, row.role, row.session_id)
-        if facts.policy is None or self.kill_switches.covering(connection, row.session_id, "") is not None:
+        holder = Wanted(
+            tenant_id=row.tenant_id, session_id=row.session_id, principal_id=row.principal_id, role=row.role, capability_id="",
+            side_effect="none",
+        )  # fmt: skip
+        if facts.policy is None or judge_holder(facts, holder) is not None:
+            return False
+        if self.kill_switches.covering(connection, row.session_id, "") is not None:
             return False
         if facts.lease is None:
             self.leases.issue(connection, keys, row.principal_id, facts.policy.policy_id, now_ms)

@@ -11,8 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Insert, Row, Table, and_, bindparam, func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, bindparam, func, select
 
 from activities.record.chain import EventChain
 from activities.record.store import TenantStore
@@ -25,6 +24,7 @@ from activities.record.tables import (
     SESSION_LEASE,
     TENANT,
 )
+from activities.record.upserting import insert_or_ignore
 from schemas.error import InputError, Refused
 from schemas.event import Actor, EventDraft
 from schemas.identity import (
@@ -76,7 +76,7 @@ class Directory:
         def run(transaction: Connection) -> Tenant:
             if self.tenant(transaction) is None:
                 values = {**_trace(self._mine), **tenant.model_dump(), "created_at_ms": now_ms, "updated_at_ms": now_ms}
-                if _inserted(transaction, TENANT.insert().values(**values)):
+                if insert_or_ignore(transaction, TENANT, values):
                     self._changed(transaction, by, "tenant", self._mine, None, tenant.model_dump())
             stored = self.tenant(transaction)
             if stored is None or stored.model_copy(update={"status": tenant.status}) != tenant:
@@ -118,7 +118,7 @@ class Directory:
             if transaction.execute(mine).first() is not None:
                 return
             values = {**_trace(self._mine), "namespace": namespace, "created_at_ms": now_ms}
-            if _inserted(transaction, NAMESPACE.insert().values(**values)):
+            if insert_or_ignore(transaction, NAMESPACE, values):
                 self._changed(transaction, by, "namespace", namespace, None, {"tenant_id": self._mine})
             elif transaction.execute(mine).first() is None:
                 remedy = "give each tenant a namespace of its own: GEN4_NAMESPACE"
@@ -156,7 +156,7 @@ class Directory:
             stored = self.principal(principal.principal_id, transaction)
             if stored is None:
                 values = {**_trace(self._mine), **principal.model_dump(), "created_at_ms": now_ms, "updated_at_ms": now_ms}
-                if _inserted(transaction, PRINCIPAL.insert().values(**values)):
+                if insert_or_ignore(transaction, PRINCIPAL, values):
                     self._changed(transaction, by, "principal", principal.principal_id, None, principal.model_dump())
                     return principal, True
                 stored = self.principal(principal.principal_id, transaction)
@@ -212,7 +212,7 @@ class Directory:
             if stored is None:
                 made = RoleBinding(tenant_id=self._mine, principal_id=principal_id, role=role, granted_by=by.principal_id)
                 values = {**_trace(self._mine), **made.model_dump(), "created_at_ms": now_ms}
-                if _inserted(transaction, ROLE_BINDING.insert().values(**values)):
+                if insert_or_ignore(transaction, ROLE_BINDING, values):
                     self._changed(transaction, by, "role", principal_id, None, {"role": role})
                     return made
                 stored = self._binding(transaction, principal_id, role)
@@ -306,7 +306,7 @@ class Directory:
                 values = {
                     **_trace(self._mine), "schedule_id": schedule_id, "principal_id": principal_id, "created_at_ms": now_ms,
                 }  # fmt: skip
-                if _inserted(transaction, SCHEDULE_OWNER.insert().values(**values)):
+                if insert_or_ignore(transaction, SCHEDULE_OWNER, values):
                     self._changed(transaction, by, "schedule", schedule_id, None, {"principal_id": principal_id})
             if self.schedule_owner(schedule_id, transaction) != principal_id:
                 raise Refused("ID_CONFLICT", f"schedule {schedule_id!r} has another owner", "use a new schedule id")
@@ -458,16 +458,6 @@ def _policy_values(policy: PolicyBinding) -> dict[str, Any]:
 
 def _trace(tenant_id: str) -> dict[str, Any]:
     return {**tenant_keys(tenant_id).model_dump(), "capability_id": None, "version": "1"}
-
-
-def _inserted(connection: Connection, insert: Insert) -> bool:
-    """False when such a row came first, also one that this tenant may not see."""
-    try:
-        with connection.begin_nested():
-            connection.execute(insert)
-    except IntegrityError:
-        return False
-    return True
 
 
 def _refuse_odd(principal: Principal) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, select
-from sqlalchemy.exc import IntegrityError
 
 from activities.record.chain import EventChain
 from activities.record.store import TenantStore
 from activities.record.tables import SESSION_LEASE
+from activities.record.upserting import insert_or_ignore
 from schemas.error import Refused
 from schemas.event import Actor, EventDraft
 from schemas.identity import LEASE_TTL_MS, REMEDIES, SessionLease, issue_lease, needs_reissue, reissue_lease
@@ -135,15 +135,12 @@ class Leases:
         return connection.execute(query.with_for_update() if lock else query).first()
 
     def _insert(self, connection: Connection, keys: TraceKeys, lease: SessionLease) -> SessionLease:
-        """The unique generation decides who wins; the loser's savepoint is undone and he adopts."""
+        """The unique generation decides who wins; the loser adopts."""
         values = {**keys.model_dump(), **lease.model_dump(), "capability_id": None, "version": "1"}
-        try:
-            with connection.begin_nested():
-                connection.execute(SESSION_LEASE.insert().values(**values))
-        except IntegrityError:
+        if not insert_or_ignore(connection, SESSION_LEASE, values):
             winner = self.newest(connection, lease.session_id)
             if winner is None or winner.generation < lease.generation:
-                raise
+                raise Refused("ID_CONFLICT", f"lease id {lease.lease_id} is taken", REMEDIES["LEASE_MISSING"])
             return winner
         payload = lease.model_dump(mode="json", exclude_none=True)
         draft = EventDraft(kind="lease.issued", idempotency_key=f"{lease.lease_id}/lease.issued", payload=payload)

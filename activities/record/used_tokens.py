@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 
 from activities.record.store import TenantStore
 from activities.record.tables import USED_TOKEN
+from activities.record.upserting import insert_or_ignore
 from schemas.task import tenant_keys
 
 KEPT_MS = 86_400_000
@@ -27,11 +27,6 @@ class UsedTokens:
 
         def run(transaction: Connection) -> bool:
             transaction.execute(USED_TOKEN.delete().where(mine, USED_TOKEN.c.expires_at_ms < now_ms - KEPT_MS))
-            try:
-                with transaction.begin_nested():
-                    transaction.execute(USED_TOKEN.insert().values(**values))
-            except IntegrityError:
-                return False
-            return True
+            return insert_or_ignore(transaction, USED_TOKEN, values)
 
         return run(connection) if connection is not None else self._store.write(run)
