@@ -1,4 +1,4 @@
-"""What tokens cost: the price table that is installed, never one that is fetched; an unknown model has no price (contracts §4)."""
+"""What tokens cost: by the price table that is installed, never one that is fetched; an unknown model has no price."""
 
 from __future__ import annotations
 
