@@ -1,6 +1,6 @@
 # Is this request admitted? Asked once at intake.
 #
-# input: {"repository": {"kind", "plain", "admitted"}, "ref", "release": {"mode", "target"}}
+# input: {"repository": {"kind", "plain", "admitted"}, "ref", "release": {"mode", "target"}, "limits": {"wall_ms", "candidates"}}
 # kind: "path" or the scheme of the URL; plain: printable, no option, no helper syntax; admitted: under the operator's
 # roots, or a host that the operator lists. mode and target: "none" where the request has none.
 package gen4.request
@@ -31,6 +31,11 @@ passed contains "request.release" if {
 passed contains "request.release" if {
 	input.release.mode == "none"
 	input.release.target == "none"
+}
+
+passed contains "request.limits" if {
+	input.limits.wall_ms <= data.limits.request.wall_ms
+	input.limits.candidates <= data.limits.request.candidates
 }
 
 known_kinds contains "path"
@@ -66,6 +71,10 @@ findings contains {"rule_id": "request.repository", "message": message} if {
 
 findings contains {"rule_id": "request.ref", "message": message} if {
 	message := "ref must be HEAD, the name of a branch or tag, or a commit id"
+}
+
+findings contains {"rule_id": "request.limits", "message": message} if {
+	message := sprintf("at most %v ms of Explore and %v candidates", [data.limits.request.wall_ms, data.limits.request.candidates])
 }
 
 findings contains {"rule_id": "request.release", "message": message} if {

@@ -6,9 +6,10 @@ good := {
 	"repository": {"kind": "path", "plain": true, "admitted": true},
 	"ref": "main",
 	"release": {"mode": "branch", "target": "none"},
+	"limits": {"wall_ms": 1800000, "candidates": 3},
 }
 
-all := {"request.repository", "request.ref", "request.release"}
+all := {"request.limits", "request.repository", "request.ref", "request.release"}
 
 passed(changes) := decision.passed if decision := request.decision with input as object.union(good, changes)
 
@@ -76,4 +77,15 @@ test_an_empty_question_passes_nothing if {
 test_reasons_are_given if {
 	decision := request.decision with input as good
 	{finding.rule_id | some finding in decision.findings} == all
+}
+
+test_limits_up_to_those_of_policy if {
+	passed({"limits": data.limits.request}) == all
+	passed({"limits": {"wall_ms": 0, "candidates": 0}}) == all
+}
+
+test_limits_above_policy if {
+	passed({"limits": {"wall_ms": data.limits.request.wall_ms + 1}}) == all - {"request.limits"}
+	passed({"limits": {"candidates": data.limits.request.candidates + 1}}) == all - {"request.limits"}
+	passed({"limits": {"wall_ms": "long"}}) == all - {"request.limits"}
 }

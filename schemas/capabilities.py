@@ -9,6 +9,7 @@ from schemas.approval import Action, ApprovalRequest, Ruling, SignedDecision
 from schemas.candidate import Exploration
 from schemas.capability import Capability
 from schemas.gates import GateReport
+from schemas.limits import RequestedLimits
 from schemas.model import BlobRef, Digest, GitId, Payload
 from schemas.operations import (
     AbandonedFound,
@@ -44,6 +45,7 @@ class OpenSession(Payload):
     repository: str
     ref: str
     goal: str = ""
+    limits: RequestedLimits = RequestedLimits()
 
 
 class RecordTransition(Payload):
@@ -124,6 +126,8 @@ class ReviewRequest(Payload):
     ref: str
     release_mode: ReleaseMode | None = None
     release_target: str | None = None
+    wall_ms: int = 0
+    candidates: int = 0
 
 
 class ReviewPatch(Payload):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from schemas.model import Door, Payload
+from schemas.model import Payload
 from schemas.testing import Limits
 
 CODE = "LIMIT_ABOVE_POLICY"
-_Positive = Annotated[int, Field(ge=1, lt=2**53)]
+_Positive = Annotated[int, Field(ge=1, le=2**53 - 1)]
 
 
 class SandboxLimits(Payload):
@@ -29,7 +29,7 @@ class SandboxLimits(Payload):
     disk_mb: _Positive
 
 
-class RequestedLimits(Door):
+class RequestedLimits(Payload):
     """What a request may ask for; a field that is left out takes the value of policy."""
 
     cpu_percent: _Positive | None = None
@@ -42,6 +42,12 @@ class RequestedLimits(Door):
     """One test, in milliseconds."""
     output_bytes: _Positive | None = None
     disk_mb: _Positive | None = None
+
+
+class LimitRequest(RequestedLimits):
+    """The same as people send it: a name that is not known is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class AttemptLimits(Payload):

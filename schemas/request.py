@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from schemas.limits import LimitRequest
 from schemas.model import BlobRef, Digest, Door, GitId, Payload, Sha256
 from schemas.session import Outcome, State
 
@@ -41,6 +42,8 @@ class RemediationRequest(Door):
     """How many plausible patches Explore keeps before it stops."""
     wall_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = 1_800_000
     """Longest Explore, in milliseconds."""
+    limits: LimitRequest = LimitRequest()
+    """What a sandbox of this session may use; what is left out comes from policy, what is more than policy allows is refused."""
 
 
 class CompileRequest(Door):
@@ -55,6 +58,8 @@ class CompileRequest(Door):
     test_command: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()
     failing_tests: tuple[NodeId, ...] = ()
+    limits: LimitRequest = LimitRequest()
+    """As in a RemediationRequest."""
 
 
 class ApprovalSummary(Payload):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.model import Digest, GitId, Payload
+from schemas.testing import Limits
 
 Phase = Literal["control", "explore", "compile", "release", "operations"]
 """Derived by the gate from the type of the workflow that scheduled the activity, never from an argument."""
@@ -42,8 +43,9 @@ class SessionConfig(Payload):
     approval_expiry_ms: int = 72 * 3_600_000
     deliver_within_ms: int = 600_000
     max_replan: int = 3
-    explore_wall_ms: int = 1_800_000
     runs: int = 2
+    limits: Limits = Limits()
+    """What a sandbox of the session may use: the request's wishes, completed and bounded by policy."""
 
 
 class Source(Payload):

@@ -69,7 +69,7 @@ class Compile:
             with self._progress.stage("intake"):
                 context = await call(
                     OPEN_SESSION,
-                    OpenSession(kind="compile", repository=asked.repository, ref=asked.ref),
+                    OpenSession(kind="compile", repository=asked.repository, ref=asked.ref, limits=asked.limits),
                     summary="open the session",
                 )
         except ActivityError as error:
@@ -109,7 +109,7 @@ class Compile:
             source = await call(FETCH_SOURCE, FetchSource(repository=asked.repository, ref=asked.ref), summary="the base commit")
         return CompileJob(
             context=context, source=source, plan=plan, requirements=asked.requirements, failing_tests=asked.failing_tests,
-            patch=asked.patch, patch_ref=asked.patch_ref,
+            limits=context.config.limits, patch=asked.patch, patch_ref=asked.patch_ref,
         )  # fmt: skip
 
     async def _close(

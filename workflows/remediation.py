@@ -125,7 +125,9 @@ class Remediation:
             try:
                 self._context = await call(
                     OPEN_SESSION,
-                    OpenSession(kind="remediation", repository=asked.repository, ref=asked.ref, goal=asked.goal),
+                    OpenSession(
+                        kind="remediation", repository=asked.repository, ref=asked.ref, goal=asked.goal, limits=asked.limits
+                    ),
                     summary="open the session",
                 )
             except ActivityError as error:
@@ -146,6 +148,8 @@ class Remediation:
                     ref=asked.ref,
                     release_mode=asked.release.mode,
                     release_target=asked.release.target,
+                    wall_ms=asked.wall_ms,
+                    candidates=asked.candidates,
                 ),
                 summary="is the request admitted?",
             )
@@ -170,7 +174,7 @@ class Remediation:
         context = self._opened()
         job = ExploreJob(
             context=context, source=source, plan=plan, requirements=asked.requirements, failing_tests=asked.failing_tests,
-            keep=asked.candidates, wall_ms=min(asked.wall_ms, context.config.explore_wall_ms),
+            limits=context.config.limits, keep=asked.candidates, wall_ms=asked.wall_ms,
         )  # fmt: skip
         with self._progress.stage("explore"):
             try:
@@ -204,7 +208,7 @@ class Remediation:
                 await self._schedule("compile")
             job = CompileJob(
                 context=context, source=source, plan=plan, requirements=asked.requirements, failing_tests=asked.failing_tests,
-                candidate=candidate,
+                limits=context.config.limits, candidate=candidate,
             )  # fmt: skip
             name = f"compile {candidate.rank}" if len(candidates) > 1 else "compile"
             with self._progress.stage(name, f"{candidate.path}:{candidate.line} {candidate.template}".strip(" :0")):

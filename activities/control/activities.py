@@ -21,6 +21,7 @@ from activities.control.requests import residual_risk, rollback_of
 from activities.kernel.acting import Acting, acting
 from activities.kernel.implementing import implements
 from activities.kernel.judging import PolicyPort
+from activities.kernel.limiting import session_limits
 from activities.kernel.repositories import RepositoryRules
 from activities.record.approvals import Approvals, StoredApproval
 from activities.record.chain import EventChain
@@ -93,12 +94,13 @@ class ControlActivities:
 
     @implements(OPEN_SESSION)
     def open_session(self, request: OpenSession) -> SessionContext:
-        """Raises InputError for a repository that the operator does not admit."""
+        """Raises InputError for a repository that the operator does not admit, and for limits above policy."""
         who = acting()
         self._repositories.admit(request.repository)
+        config = self._config.model_copy(update={"limits": session_limits(request.limits)})
         context = SessionContext(
-            keys=who.keys, requester_id=who.actor.principal_id, config=self._config,
-            config_digest="sha256:" + jcs_sha256(self._config), approvers_digest=Approvers.load(self._keys).digest,
+            keys=who.keys, requester_id=who.actor.principal_id, config=config,
+            config_digest="sha256:" + jcs_sha256(config), approvers_digest=Approvers.load(self._keys).digest,
         )  # fmt: skip
         payload = {**request.model_dump(mode="json"), **context.model_dump(mode="json", exclude={"keys"})}
         self._chain.append(who.keys, who.actor, _draft(who, "session.opened", payload))

@@ -9,7 +9,8 @@ from importlib import resources
 from pydantic import BaseModel
 
 from schemas.breaker import BreakerKind, BreakerRule
-from schemas.limits import CODE, LimitPolicy, LimitRefusal, exceeding
+from schemas.error import InputError
+from schemas.limits import CODE, LimitPolicy, LimitRefusal, RequestedLimits, effective, exceeding
 from schemas.model import Payload
 from schemas.testing import Limits
 
@@ -25,6 +26,18 @@ class KernelPolicy(Payload):
     def load(cls) -> KernelPolicy:
         """Raises pydantic.ValidationError where a number is missing: nothing starts with half a policy."""
         return cls.model_validate(json.loads((resources.files("policies") / "data.json").read_bytes()))
+
+
+def session_limits(requested: RequestedLimits) -> Limits:
+    """The limits of a session's sandboxes.
+
+    Raises:
+        InputError: LIMIT_ABOVE_POLICY, naming every limit that is too high and what policy allows.
+    """
+    found = effective(requested, KernelPolicy.load().limits)
+    if isinstance(found, LimitRefusal):
+        raise InputError(found.code, found.message, "ask for less, or raise `limits.maximum` in policies/data.json")
+    return found
 
 
 def check_limits(request: BaseModel | None, policy: LimitPolicy) -> LimitRefusal | None:

@@ -41,8 +41,9 @@ class PolicyActivities:
     def review_request(self, request: ReviewRequest) -> PolicyDecision:
         """Whether the request is admitted. A refusal is a decision to deny, not an error."""
         facts = request_facts(
-            request.repository, request.ref, request.release_mode, request.release_target, roots=self._roots, hosts=self._hosts
-        )
+            request.repository, request.ref, request.release_mode, request.release_target, roots=self._roots, hosts=self._hosts,
+            limits={"wall_ms": request.wall_ms, "candidates": request.candidates},
+        )  # fmt: skip
         return self._decide(REVIEW_REQUEST, "gen4.request", facts.model_dump(mode="json"))
 
     @implements(REVIEW_PATCH)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,14 +27,16 @@ class RequestFacts(Payload):
     repository: RepositoryFacts
     ref: str
     release: dict[str, str]
+    limits: dict[str, int]
 
 
 def request_facts(
-    repository: str, ref: str, mode: str | None, target: str | None, *, roots: Sequence[Path], hosts: Sequence[str]
-) -> RequestFacts:
-    """What ``gen4.request`` judges; an absent mode or target is the word ``none``."""
+    repository: str, ref: str, mode: str | None, target: str | None, *, roots: Sequence[Path], hosts: Sequence[str],
+    limits: Mapping[str, int],
+) -> RequestFacts:  # fmt: skip
+    """What ``gen4.request`` judges; an absent mode or target is the word ``none``, a limit that does not apply 0."""
     release = {"mode": mode or "none", "target": target or "none"}
-    return RequestFacts(repository=repository_facts(repository, roots, hosts), ref=ref, release=release)
+    return RequestFacts(repository=repository_facts(repository, roots, hosts), ref=ref, release=release, limits=dict(limits))
 
 
 def repository_facts(repository: str, roots: Sequence[Path], hosts: Sequence[str]) -> RepositoryFacts:

@@ -15,7 +15,8 @@ HOSTS = ("git.example.org",)
 
 
 def verdict(opa: RunningOpa, repository: str, roots: tuple[Path, ...] = ()) -> str:
-    facts = request_facts(repository, "main", "branch", None, roots=roots, hosts=HOSTS)
+    limits = {"wall_ms": 1_800_000, "candidates": 3}
+    facts = request_facts(repository, "main", "branch", None, roots=roots, hosts=HOSTS, limits=limits)
     return opa.engine.decide("gen4.request", facts.model_dump(mode="json")).decision
 
 
