@@ -24,6 +24,7 @@ from workers.settings import Settings
 from workers.toolchain import cache_directory, locate
 
 ENDPOINTS, OPA_TOKEN, POLICY_BUNDLE = "endpoints.json", "opa-token", "policy.tar.gz"
+CANDIDATE_BUNDLE = "policy-candidate.tar.gz"
 """Files in ``run/`` by which the supervisor tells the worker where everything is."""
 SEARCH_ATTRIBUTES = ("Tenant", "SessionState", "Phase", "Risk", "Repository")
 """Keywords that sessions carry; the server must know them."""
@@ -52,6 +53,9 @@ class FabricState(Payload):
     ui_url: str
     opa_url: str
     policy_digest: str
+    candidate_url: str = ""
+    """Of the OPA that answers for a candidate policy version; empty where none is tried."""
+    candidate_digest: str = ""
     namespace: str
     home: str
     repository_roots: tuple[str, ...]
@@ -210,6 +214,10 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         "GEN4_RECONCILIATION_S": str(settings.reconciliation_s),
         "GEN4_CHECKPOINT_S": str(settings.checkpoint_s),
     }
+    if settings.policy_candidate is not None:
+        values["GEN4_POLICY_CANDIDATE"] = str(settings.policy_candidate)
+        values["GEN4_GATE_MODE"] = settings.gate_mode
+        values["GEN4_GATE_ENFORCE_BP"] = str(settings.gate_enforce_bp)
     if settings.temporal_address is not None:
         values["GEN4_TEMPORAL_ADDRESS"] = settings.temporal_address
     if settings.temporal_ui is not None:

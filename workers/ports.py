@@ -20,6 +20,7 @@ from activities.explore.activities import ExploreActivities
 from activities.forge.activities import ForgeActivities
 from activities.kernel.kernel import Kernel
 from activities.kernel.repositories import RepositoryRules
+from activities.kernel.rollout import Rollout
 from activities.kernel.sandbox.backends import choose_backend, require_backend
 from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.kernel.sandbox.running import Cause, KnownBackend, Running
@@ -38,7 +39,7 @@ from activities.testbed.environment import Environments
 from activities.testbed.run import TestBed
 from activities.verify.activities import VerifyActivities
 from schemas.task import SessionConfig
-from workers.fabric import OPA_TOKEN, POLICY_BUNDLE, FabricState
+from workers.fabric import CANDIDATE_BUNDLE, OPA_TOKEN, POLICY_BUNDLE, FabricState
 from workers.kernel import open_kernel
 from workers.settings import Settings
 
@@ -63,7 +64,7 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState, execution
     require_backend(settings.sandbox)  # before minutes go into a base for it
     ensure_operator(home)
     store = Store.open(settings.store_address, vault=PayloadVault(home.keys)).tenant(settings.tenant)
-    policy = _policy(home, endpoints)
+    policy = _policy(home, endpoints.opa_url, POLICY_BUNDLE)
     blobs, objects, chain = BlobStore(home.blobs, settings.tenant), ObjectStore.open(home.objects), EventChain(store)
     roots = RootFilesystems(settings.cache)
     root = roots.current()
@@ -84,7 +85,9 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState, execution
     )
     rules = RepositoryRules(settings.repository_roots, settings.repository_hosts)
     config = SessionConfig(approval_expiry_ms=settings.approval_expiry_s * 1000)
-    kernel = open_kernel(store, policy, policy.check(), settings.namespace, chain=chain)
+    kernel = open_kernel(
+        store, policy, policy.check(), settings.namespace, chain=chain, rollout=_rollout(settings, home, endpoints)
+    )
     implementers = (
         ControlActivities(store, home.keys, policy, rules, config),
         OperationsActivities(
@@ -108,9 +111,18 @@ def _kill_sandboxes(running: Running, session_id: str) -> int:
     return len(running.kill(lambda who: cause if who is not None and who.keys.session_id == session_id else None))
 
 
-def _policy(home: Home, endpoints: FabricState) -> PolicyEngine:
-    port = int(endpoints.opa_url.rpartition(":")[2])
-    return PolicyEngine(port, (home.run / OPA_TOKEN).read_text(), load_bundle(home.run / POLICY_BUNDLE))
+def _policy(home: Home, url: str, bundle: str) -> PolicyEngine:
+    port = int(url.rpartition(":")[2])
+    return PolicyEngine(port, (home.run / OPA_TOKEN).read_text(), load_bundle(home.run / bundle))
+
+
+def _rollout(settings: Settings, home: Home, endpoints: FabricState) -> Rollout | None:
+    """The candidate policy version, if the operator tries one; it must answer before anything starts."""
+    if not endpoints.candidate_url:
+        return None
+    candidate = _policy(home, endpoints.candidate_url, CANDIDATE_BUNDLE)
+    candidate.check()
+    return Rollout(candidate, settings.gate_mode, settings.gate_enforce_bp)
 
 
 def _packages(roots: RootFilesystems, digest: str) -> Mapping[str, str]:

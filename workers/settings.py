@@ -62,14 +62,23 @@ class Settings(BaseSettings):
     checkpoint_s: Annotated[int, Field(ge=0, le=86_400)] = 300
     """How often the heads of all chains are signed (``GEN4_CHECKPOINT_S``); 0: never."""
 
+    policy_candidate: Path | None = None
+    """Folder with another version of ``policies/`` that is evaluated beside the active one (``GEN4_POLICY_CANDIDATE``)."""
+    gate_mode: Literal["shadow", "canary", "full"] = "shadow"
+    """Whether the candidate is only watched, also enforced for some sessions, or for all (``GEN4_GATE_MODE``)."""
+    gate_enforce_bp: Annotated[int, Field(ge=0, le=10_000)] = 2_000
+    """Share of sessions of mode canary, in basis points (``GEN4_GATE_ENFORCE_BP``)."""
+
     @property
     def store_address(self) -> str:
         """Where the store is; what ``Store.open`` takes."""
         return self.store_url or f"sqlite:///{Home(self.home).store}"
 
-    @field_validator("home", "cache", mode="after")
+    @field_validator("home", "cache", "policy_candidate", mode="after")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
         # A relative one would be looked for in the working directory, which may be a cloned repository.
         path = value.expanduser()
         if not path.is_absolute():

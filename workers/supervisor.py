@@ -24,9 +24,10 @@ from pathlib import Path
 
 from activities.policy.bundle import build_bundle, opa_argv, opa_environment, write_credentials
 from activities.record.home import Home
-from schemas.error import Gen4Error, InfrastructureError
+from schemas.error import Gen4Error, InfrastructureError, InputError
 from schemas.text import plain
 from workers.fabric import (
+    CANDIDATE_BUNDLE,
     ENDPOINTS,
     OPA_TOKEN,
     POLICY_BUNDLE,
@@ -166,6 +167,7 @@ class Supervisor:
             home=str(self._settings.home), repository_roots=tuple(str(root) for root in self._settings.repository_roots),
             sandbox=self._settings.sandbox,
         )  # fmt: skip
+        candidate = self._candidate(opa.path, credentials, ports["opa_candidate"])
         write_json(self._home.run / ENDPOINTS, self._state.model_dump(mode="json"))
         if settings.temporal_address is None:
             temporal = locate("temporal", make=False)
@@ -173,6 +175,7 @@ class Supervisor:
             self._children = [self._child("temporal", argv, _listens(ports["temporal"]))]
         self._children += [
             self._child("opa", list(opa_argv(opa.path, bundle, credentials, ports["opa"])), _healthy(ports["opa"])),
+            *candidate,
             self._child("worker", [sys.executable, "-P", "-m", "workers.worker"], self._worker_ready),
         ]
         (self._home.run / WORKER_REFUSED).unlink(missing_ok=True)
@@ -180,6 +183,18 @@ class Supervisor:
             child.start()
         for child in self._children:
             self._await(child)
+
+    def _candidate(self, opa: Path, credentials: Path, port: int) -> list[Child]:
+        """A second OPA for the policy version that is tried, with the same token."""
+        folder = self._settings.policy_candidate
+        if folder is None or self._state is None:
+            return []
+        if not folder.is_dir():
+            raise InputError("SETTINGS_INVALID", f"GEN4_POLICY_CANDIDATE: {folder} is not a folder", "correct or unset it")
+        bundle = build_bundle(opa, self._home.run / CANDIDATE_BUNDLE, folder)
+        found = {"candidate_url": f"http://127.0.0.1:{port}", "candidate_digest": bundle.digest}
+        self._state = self._state.model_copy(update=found)
+        return [self._child("opa-candidate", list(opa_argv(opa, bundle, credentials, port)), _healthy(port))]
 
     def _ui_url(self, port: int) -> str:
         if self._settings.temporal_address is None:
@@ -296,7 +311,7 @@ def choose_ports(home: Home, preferred: int | None) -> dict[str, int]:
         last = {str(name): int(port) for name, port in json.loads(path.read_bytes()).items()}
     except (FileNotFoundError, ValueError, AttributeError):
         last = {}
-    usual = {"temporal": 7233, "ui": 8233, "opa": 8181}
+    usual = {"temporal": 7233, "ui": 8233, "opa": 8181, "opa_candidate": 8182}
     ports: dict[str, int] = {}
     for name, default in usual.items():
         wished = preferred if name == "temporal" and preferred else last.get(name, default)

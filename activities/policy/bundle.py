@@ -30,21 +30,28 @@ class PolicyBundle(NamedTuple):
     revision: str
 
 
-def policy_sources() -> dict[str, bytes]:
-    """What goes into the bundle, by path: Rego without its tests, the data, and the manifest that claims the roots."""
-    folder = resources.files("policies")
+def policy_sources(candidate: Path | None = None) -> dict[str, bytes]:
+    """What goes into the bundle, by path: Rego without its tests, the data, and the manifest that claims the roots.
+
+    Args:
+        candidate: folder of another version of ``policies/``; default: the one that this program came with.
+    """
+    folder = resources.files("policies") if candidate is None else candidate
     names = sorted(item.name for item in folder.iterdir())
     wanted = [name for name in names if _belongs(name)]
     return {name: (folder / name).read_bytes() for name in wanted}
 
 
-def build_bundle(opa: Path, out: Path) -> PolicyBundle:
+def build_bundle(opa: Path, out: Path, candidate: Path | None = None) -> PolicyBundle:
     """Write the bundle to ``out`` (byte-identical for the same sources and OPA).
+
+    Args:
+        candidate: as for :func:`policy_sources`.
 
     Raises:
         InfrastructureError: POLICY_BUILD_FAILED, with what OPA said.
     """
-    sources = policy_sources()
+    sources = policy_sources() if candidate is None else policy_sources(candidate)
     revision = jcs_sha256({name: sha256_hex(data) for name, data in sources.items()})
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gen4-policies-", dir=out.parent) as folder:
