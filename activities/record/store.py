@@ -28,6 +28,7 @@ BATCH = 64
 """Most writes in one transaction."""
 _ATTEMPTS = 5
 _PAUSE_S = 0.02
+_DENIED = "42501"
 
 
 def now_ms() -> int:
@@ -79,7 +80,7 @@ class Store:
         try:
             return cls(open_database(url), on_commit, vault)
         except DatabaseError as error:
-            raise _unavailable(error) from error
+            raise _told(error) from error
 
     def write(self, function: Callable[[Connection], T]) -> T:
         """As :meth:`TenantStore.write`, as the administrator: rows of all tenants. Not for repositories."""
@@ -266,6 +267,7 @@ class TenantStore:
         Raises:
             InfrastructureError: STORE_UNAVAILABLE when the database cannot be written; STORE_CLOSED after :meth:`Store.close`.
             InputError: STORE_VALUE for a value that its column cannot hold.
+            Refused: STORE_DENIED when the database itself says that the row is another tenant's.
         """
         return self._store._write(self.tenant_id, function)
 
@@ -306,6 +308,8 @@ def _fail(batch: list[_Job], error: BaseException) -> None:
 def _told(error: DBAPIError) -> Exception:
     if isinstance(error, IntegrityError):
         return error
+    if getattr(error.orig, "sqlstate", None) == _DENIED:
+        return Refused("STORE_DENIED", f"the database refuses this role: {error.orig}", "act as the tenant whose row it is")
     if isinstance(error, DataError):
         return InputError("STORE_VALUE", f"a value does not fit its column: {error.orig}", "send shorter texts, smaller numbers")
     return _unavailable(error)
