@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfigProfile
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
 from schemas.error import InfrastructureError
 from workers.converter import data_converter
 
 
-async def connect(address: str, namespace: str, *, external: bool = False) -> Client:
+async def connect(address: str, namespace: str, *, external: bool = False, runtime: Runtime | None = None) -> Client:
     """A client of the fabric's own server, which asks for no credentials, or of an external one.
 
     Args:
+        runtime: whose metrics count what the client does; default: the process's, which counts nothing.
         external: TLS and API key come from the environment (``TEMPORAL_API_KEY``, ``TEMPORAL_TLS_*``); no file is read.
 
     Raises:
@@ -24,8 +26,7 @@ async def connect(address: str, namespace: str, *, external: bool = False) -> Cl
     if external:
         remedy = "check GEN4_TEMPORAL_ADDRESS, TEMPORAL_API_KEY and TEMPORAL_TLS_*"
     try:
-        return await Client.connect(
-            **{**options, "target_host": address, "namespace": namespace, "data_converter": data_converter}  # type: ignore[arg-type]
-        )
+        ours = {"target_host": address, "namespace": namespace, "data_converter": data_converter, "runtime": runtime}
+        return await Client.connect(**{**options, **ours})  # type: ignore[arg-type]
     except (RPCError, RuntimeError, OSError) as error:
         raise InfrastructureError("TEMPORAL_UNREACHABLE", f"no Temporal server answers at {address}", remedy) from error

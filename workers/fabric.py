@@ -60,6 +60,9 @@ class FabricState(Payload):
     home: str
     repository_roots: tuple[str, ...]
     sandbox: str
+    metrics_url: str = ""
+    temporal_metrics_url: str = ""
+    """Of the worker's own metrics, and of those of the Temporal SDK in it; empty while it is not ready."""
     processes: dict[str, int] = {}
     restarts: dict[str, int] = {}
     external: bool = False
@@ -105,9 +108,21 @@ def running(home: Home) -> FabricState | None:
     if not supervisor_holds(lock_path(home)):
         return None
     try:
-        return FabricState.model_validate_json(state_path(home).read_bytes())
+        state = FabricState.model_validate_json(state_path(home).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
+    return state.model_copy(update=_metrics_urls(home, state))
+
+
+def _metrics_urls(home: Home, state: FabricState) -> dict[str, str]:
+    """A worker that was started again may serve them elsewhere, so it says itself where."""
+    try:
+        found = json.loads((home.run / WORKER_READY).read_bytes())
+        if found["pid"] != state.processes.get("worker"):
+            return {}
+        return {name: str(found[name]) for name in ("metrics_url", "temporal_metrics_url")}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def start(settings: Settings, say: Callable[[str], None]) -> FabricState:
@@ -210,6 +225,7 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         "GEN4_TENANT": settings.tenant,
         "GEN4_NAMESPACE": settings.namespace,
         "GEN4_APPROVAL_EXPIRY_S": str(settings.approval_expiry_s),
+        "GEN4_METRICS_PORT": str(settings.metrics_port),
         "GEN4_REAPER_S": str(settings.reaper_s),
         "GEN4_RECONCILIATION_S": str(settings.reconciliation_s),
         "GEN4_CHECKPOINT_S": str(settings.checkpoint_s),

@@ -19,6 +19,7 @@ from activities.evidence.keys import ensure_trust, load_signer
 from activities.explore.activities import ExploreActivities
 from activities.forge.activities import ForgeActivities
 from activities.kernel.kernel import Kernel
+from activities.kernel.metrics import KernelMetrics
 from activities.kernel.repositories import RepositoryRules
 from activities.kernel.rollout import Rollout
 from activities.kernel.sandbox.backends import choose_backend, require_backend
@@ -54,7 +55,9 @@ class Ports:
     """The sandboxes of this process."""
 
 
-def open_ports(settings: Settings, home: Home, endpoints: FabricState, executions: Executions) -> Ports:
+def open_ports(
+    settings: Settings, home: Home, endpoints: FabricState, executions: Executions, metrics: KernelMetrics
+) -> Ports:
     """Everything that a worker of this home needs.
 
     Raises:
@@ -63,7 +66,7 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState, execution
     """
     require_backend(settings.sandbox)  # before minutes go into a base for it
     ensure_operator(home)
-    store = Store.open(settings.store_address, vault=PayloadVault(home.keys)).tenant(settings.tenant)
+    store = Store.open(settings.store_address, metrics.on_commit, PayloadVault(home.keys)).tenant(settings.tenant)
     policy = _policy(home, endpoints.opa_url, POLICY_BUNDLE)
     blobs, objects, chain = BlobStore(home.blobs, settings.tenant), ObjectStore.open(home.objects), EventChain(store)
     roots = RootFilesystems(settings.cache)
@@ -86,8 +89,9 @@ def open_ports(settings: Settings, home: Home, endpoints: FabricState, execution
     rules = RepositoryRules(settings.repository_roots, settings.repository_hosts)
     config = SessionConfig(approval_expiry_ms=settings.approval_expiry_s * 1000)
     kernel = open_kernel(
-        store, policy, policy.check(), settings.namespace, chain=chain, rollout=_rollout(settings, home, endpoints)
-    )
+        store, policy, policy.check(), settings.namespace, chain=chain, rollout=_rollout(settings, home, endpoints),
+        metrics=metrics,
+    )  # fmt: skip
     implementers = (
         ControlActivities(store, home.keys, policy, rules, config),
         OperationsActivities(

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     Its credentials stay in ``TEMPORAL_API_KEY`` and ``TEMPORAL_TLS_*``."""
     temporal_ui: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] | None = None
     """URL of that server's web UI, for links (``GEN4_TEMPORAL_UI``)."""
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """Where the worker's metrics are served, on loopback (``GEN4_METRICS_PORT``); 0: any free port, see ``gen4 status``."""
     reaper_s: Annotated[int, Field(ge=0, le=86_400)] = 60
     """How often sessions whose workflow was ended are closed (``GEN4_REAPER_S``); 0: never."""
     reconciliation_s: Annotated[int, Field(ge=0, le=86_400)] = 60

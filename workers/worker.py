@@ -17,13 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from temporalio.client import Client
+from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.control.seeding import ENGINE
 from activities.kernel.gate import Gate
+from activities.kernel.metrics import KernelMetrics, Watched
 from activities.kernel.watching import StoreView, Watch
 from activities.record.home import Home
+from activities.record.kill_switches import KillSwitches
 from activities.record.store import now_ms
 from schemas.capability import WORKFLOW_QUEUE, Pool, queue_of
 from schemas.error import Gen4Error, InfrastructureError
@@ -46,6 +49,7 @@ from workers.registration import activities_of, check_registration, served_by
 from workers.schedules import Recurring, ensure_schedules, recurring
 from workers.server import prepare_server
 from workers.settings import Settings, read_settings
+from workers.telemetry import Telemetry, serving
 from workflows import PASSTHROUGH, WORKFLOWS
 
 SLOTS: dict[Pool, int] = {"stable": 8, "adaptive": 2, "forge": 2, "signing": 1}
@@ -62,13 +66,20 @@ CONNECT_TIMEOUT_S = 30.0
 
 async def serve(settings: Settings) -> None:
     """Poll until SIGTERM, then let running activities end."""
+    metrics = KernelMetrics()
+    with serving(metrics, settings.metrics_port) as telemetry:
+        await _serve(settings, metrics, telemetry)
+
+
+async def _serve(settings: Settings, metrics: KernelMetrics, telemetry: Telemetry) -> None:
     home = Home.open(settings.home)
     endpoints = FabricState.model_validate_json((home.run / ENDPOINTS).read_bytes())
-    client = await _connected(endpoints)
+    client = await _connected(endpoints, telemetry.runtime)
     if endpoints.external:
         await prepare_server(client)
     executions = ServerExecutions(client, asyncio.get_running_loop())
-    ports = await asyncio.to_thread(open_ports, settings, home, endpoints, executions)
+    ports = await asyncio.to_thread(open_ports, settings, home, endpoints, executions, metrics)
+    metrics.watch(_watched(ports))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -78,7 +89,8 @@ async def serve(settings: Settings) -> None:
         stack.enter_context(Watch(ports.running, view.look, view.tell))
         for worker in workers(client, ports):
             await stack.enter_async_context(worker)
-        write_json(home.run / WORKER_READY, {"pid": os.getpid()})
+        ready = {"metrics_url": telemetry.metrics_url, "temporal_metrics_url": telemetry.temporal_metrics_url}
+        write_json(home.run / WORKER_READY, {"pid": os.getpid(), **ready})
         await stop.wait()
 
 
@@ -91,6 +103,15 @@ async def _start_schedules(client: Client, ports: Ports, wanted: tuple[Recurring
 
     await asyncio.to_thread(own)
     await ensure_schedules(client, wanted)
+
+
+def _watched(ports: Ports) -> Watched:
+    kernel = ports.kernel
+    switches = KillSwitches(kernel.store)
+    return Watched(
+        balances=kernel.ledger.balances, breakers=kernel.breakers.all, kill_switches=lambda: len(switches.active()),
+        sandboxes=lambda: len(ports.running.entries()),
+    )  # fmt: skip
 
 
 def workers(client: Client, ports: Ports) -> Iterator[Worker]:
@@ -114,12 +135,12 @@ def workflow_runner() -> SandboxedWorkflowRunner:
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSTHROUGH))
 
 
-async def _connected(endpoints: FabricState) -> Client:
+async def _connected(endpoints: FabricState, runtime: Runtime) -> Client:
     """Temporal starts at the same time as we do."""
     deadline = time.monotonic() + CONNECT_TIMEOUT_S
     while True:
         try:
-            return await connect(endpoints.temporal_address, endpoints.namespace, external=endpoints.external)
+            return await connect(endpoints.temporal_address, endpoints.namespace, external=endpoints.external, runtime=runtime)
         except InfrastructureError:
             if time.monotonic() > deadline:
                 raise
