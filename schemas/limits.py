@@ -93,7 +93,7 @@ def effective(requested: RequestedLimits, policy: LimitPolicy) -> Limits | Limit
 def exceeding(limits: Limits, policy: LimitPolicy) -> LimitRefusal | None:
     """Whether limits that a call carries are more than policy allows, whoever set them."""
     asked = limits.model_dump()
-    return _above({**asked, "cpu_percent": round(asked.pop("cpus") * 100)}, policy.maximum)
+    return _above({**asked, "cpu_percent": asked.pop("cpus") * 100}, policy.maximum)
 
 
 def limits_of(values: SandboxLimits) -> Limits:
