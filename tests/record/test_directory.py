@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from activities.record.chain import EventChain
 from activities.record.directory import Directory
@@ -213,3 +216,58 @@ def test_who_started_a_run_is_looked_up(directory: Directory) -> None:
     with pytest.raises(Refused, match="ID_CONFLICT"):
         directory.put_principal(principal("bob"), BY, 3)
         directory.own_schedule("gen4-reaper", "bob", BY, 3)
+
+
+def test_workers_that_start_together_write_once(store: Store, url: str) -> None:
+    results: list[bool] = []
+    barrier = threading.Barrier(6)
+
+    def start(opened: Store) -> None:
+        mine = Directory(opened.tenant("acme"))
+
+        def run(connection: Connection) -> bool:
+            mine.put_tenant(tenant(), BY, 1, connection)
+            _, new = mine.put_principal(principal(), BY, 1, connection)
+            mine.grant("alice", "operator", BY, 1, connection)
+            mine.bind_namespace("production", BY, 1, connection)
+            mine.own_schedule("reaper", "alice", BY, 1, connection)
+            mine.bind_policies([policy(), policy("auditor")], BY, 1, connection)
+            return new
+
+        barrier.wait()
+        results.append(opened.tenant("acme").write(run))
+
+    with contextlib.ExitStack() as stack:
+        stores = [stack.enter_context(contextlib.closing(Store.open(url))) for _ in range(6)]
+        threads = [threading.Thread(target=start, args=(opened,)) for opened in stores]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(results) == [False] * 5 + [True]
+    assert sorted(change["what"] for change in changes(store)) == [
+        "namespace", "policies", "principal", "role", "schedule", "tenant",
+    ]  # fmt: skip
+
+
+def test_of_two_administrators_who_remove_each_other_one_stays(directory: Directory, url: str) -> None:
+    for name in ("alice", "bob"):
+        directory.put_principal(principal(name), BY, 2)
+        directory.grant(name, "tenant_admin", BY, 2)
+    barrier, codes = threading.Barrier(2), list[str]()
+
+    def remove(opened: Store, name: str) -> None:
+        barrier.wait()
+        try:
+            Directory(opened.tenant("acme")).revoke(name, "tenant_admin", BY)
+        except Refused as refused:
+            codes.append(refused.code)
+
+    with contextlib.ExitStack() as stack:
+        stores = [stack.enter_context(contextlib.closing(Store.open(url))) for _ in range(2)]
+        threads = [threading.Thread(target=remove, args=pair) for pair in zip(stores, ("alice", "bob"), strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert codes == ["LAST_ADMIN"]
