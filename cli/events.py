@@ -11,6 +11,7 @@ from cli.fabric import Json
 from cli.local import LocalStore, open_local
 from cli.output import emit, inert_json, results, show
 from schemas.error import InputError
+from schemas.task import TENANT_CHAIN, UNTRACED
 from workers.settings import read_settings
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Workflow id or session id.")]
@@ -55,8 +56,8 @@ def register(app: typer.Typer) -> None:
 
 
 def session_of(local: LocalStore, id: str) -> str:
-    """A session id from a workflow id or a session id."""
-    found = local.executions.session_of(id)
+    """A session id from a workflow id or a session id; ``tenant`` and ``untraced`` have chains of their own."""
+    found = id if id in (TENANT_CHAIN, UNTRACED) else local.executions.session_of(id)
     if found is None:
         raise InputError("SESSION_UNKNOWN", f"nothing is recorded of {id}", "list sessions in the Temporal UI")
     return found
