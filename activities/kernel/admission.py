@@ -122,7 +122,7 @@ def wanted(row: ExecutionRow, call: Call) -> Wanted:
     return Wanted(
         tenant_id=row.tenant_id, session_id=row.session_id, principal_id=row.principal_id, role=row.role,
         capability_id=call.activity_type[:200], side_effect=call.capability.side_effect if call.capability else "none",
-        memory_mb=getattr(limits, "memory_mb", 0),
+        memory_mb=getattr(limits, "memory_mb", None) or 0,
     )  # fmt: skip
 
 
