@@ -9,9 +9,9 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -100,6 +100,8 @@ class Bed:
     objects: ObjectStore
     hold: threading.Event = field(default_factory=threading.Event)
     """While it is set, runs of the suite wait (until they are cancelled)."""
+    hold_only: str = ""
+    """The purpose of the runs that wait; empty: all of them."""
     deaf: bool = False
     """Runs do not hear of a cancellation; they end by themselves."""
     runs: list[RunTests] = field(default_factory=list)
@@ -116,7 +118,7 @@ class Bed:
     @implements(RUN_TESTS)
     def run(self, request: RunTests) -> TestRun:
         with activity.shield_thread_cancel_exception() if self.deaf else nullcontext():
-            while self.hold.is_set():
+            while self.hold.is_set() and self.hold_only in ("", request.purpose):
                 time.sleep(0.05)
         self.runs.append(request)
         outcomes = self._outcomes(request)
@@ -256,6 +258,17 @@ class Fabric:
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float = 60) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
+
+    @contextmanager
+    def held(self, purpose: str = "") -> Iterator[None]:
+        """Runs of the suite, for this purpose or all, wait until they are cancelled or the block ends."""
+        self.bed.hold_only = purpose
+        self.bed.hold.set()
+        try:
+            yield
+        finally:
+            self.bed.hold.clear()
+            self.bed.hold_only = ""
 
     def stop(self) -> None:
         self.bed.hold.clear()
