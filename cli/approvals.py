@@ -229,6 +229,8 @@ def _print_review(found: Pending, seen: Review) -> None:
         show(f"  message   {line}")
     for name, ok in seen.checks.items():
         show(f"  {'ok     ' if ok else 'DIFFERS'} {name}")
+    if request.checkpoint is not None:
+        show(f"  record    checkpoint {request.checkpoint.number}, root {request.checkpoint.root_sha256}")
     for risk in request.residual_risk:
         show(f"  note      {risk}")
     show(f"  digest    {request.action_digest}")

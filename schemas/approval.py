@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from schemas.canonical import jcs, jcs_sha256
+from schemas.checkpoint import CheckpointRef
 from schemas.model import Digest, Door, GitId, Payload, Sha256
 from schemas.request import ReleaseMode, explain
 from schemas.text import plain
@@ -75,6 +76,8 @@ class ApprovalRequest(Payload):
     expires_at_ms: int
     rollback: str
     residual_risk: tuple[str, ...] = ()
+    checkpoint: CheckpointRef | None = None
+    """The last checkpoint when it was asked: whoever keeps the request can tell later that records before it are gone."""
     status: ApprovalStatus = "pending"
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from schemas.approval import Action, ApprovalRequest, Ruling, SignedDecision
 from schemas.candidate import Exploration
 from schemas.capability import Capability
+from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
 from schemas.gates import GateReport
 from schemas.limits import RequestedLimits
 from schemas.model import BlobRef, Digest, GitId, Payload
@@ -429,6 +430,11 @@ READ_BACK = Capability(
     timeout=timedelta(minutes=5),
 )
 """A target that does not answer is an answer here, so it says nothing to the breaker of the forge."""
+TAKE_CHECKPOINT = Capability(
+    id="evidence.take_checkpoint", input=TakeCheckpoint, output=CheckpointTaken, side_effect="write", risk="medium",
+    pool="signing", timeout=timedelta(minutes=5),
+    server="signer",
+)
 
 CAPABILITIES: dict[str, Capability[Any, Any]] = {
     value.id: value for value in list(globals().values()) if isinstance(value, Capability)

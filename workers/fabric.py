@@ -234,6 +234,8 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         values["GEN4_POLICY_CANDIDATE"] = str(settings.policy_candidate)
         values["GEN4_GATE_MODE"] = settings.gate_mode
         values["GEN4_GATE_ENFORCE_BP"] = str(settings.gate_enforce_bp)
+    if settings.checkpoint_sink is not None:
+        values["GEN4_CHECKPOINT_SINK"] = str(settings.checkpoint_sink)
     if settings.temporal_address is not None:
         values["GEN4_TEMPORAL_ADDRESS"] = settings.temporal_address
     if settings.temporal_ui is not None:

@@ -14,7 +14,8 @@ from activities.control.approvers import ensure_operator
 from activities.control.executions import Executions
 from activities.control.reaping import Reaping
 from activities.control.reconciling import Reconciling
-from activities.evidence.activities import EvidenceActivities, EvidencePorts, SigningActivities
+from activities.evidence.activities import CheckpointActivities, EvidenceActivities, EvidencePorts, SigningActivities
+from activities.evidence.checkpointing import load_checkpoint_signer
 from activities.evidence.keys import ensure_trust, load_signer
 from activities.explore.activities import ExploreActivities
 from activities.forge.activities import ForgeActivities
@@ -34,6 +35,7 @@ from activities.record.cursors import Cursors
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.record.payloads import PayloadVault
+from activities.record.sink import Sink
 from activities.record.store import Store, now_ms
 from activities.testbed.activities import TestbedActivities
 from activities.testbed.environment import Environments
@@ -77,6 +79,7 @@ def open_ports(
     environments = Environments(home, blobs, objects, root, backend)
     testbed = TestBed(home, blobs, objects, environments, root, backend)
     signer = load_signer(home.keys)
+    sink = Sink(settings.checkpoint_sink, home.root) if settings.checkpoint_sink else None
     evidence = EvidencePorts(
         blobs=blobs,
         objects=objects,
@@ -105,6 +108,7 @@ def open_ports(
         VerifyActivities(blobs, policy),
         EvidenceActivities(evidence),
         SigningActivities(evidence, signer),
+        CheckpointActivities(store, load_checkpoint_signer(home.keys), sink),
     )
     return Ports(kernel, implementers, running)
 

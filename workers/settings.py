@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     """How often unobserved effects are settled (``GEN4_RECONCILIATION_S``); 0: never."""
     checkpoint_s: Annotated[int, Field(ge=0, le=86_400)] = 300
     """How often the heads of all chains are signed (``GEN4_CHECKPOINT_S``); 0: never."""
+    checkpoint_sink: Path | None = None
+    """File or folder outside of the home that gets each signed checkpoint, too (``GEN4_CHECKPOINT_SINK``)."""
 
     policy_candidate: Path | None = None
     """Folder with another version of ``policies/`` that is evaluated beside the active one (``GEN4_POLICY_CANDIDATE``)."""
@@ -76,7 +78,7 @@ class Settings(BaseSettings):
         """Where the store is; what ``Store.open`` takes."""
         return self.store_url or f"sqlite:///{Home(self.home).store}"
 
-    @field_validator("home", "cache", "policy_candidate", mode="after")
+    @field_validator("home", "cache", "policy_candidate", "checkpoint_sink", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         if value is None:

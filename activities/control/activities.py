@@ -25,6 +25,7 @@ from activities.kernel.limiting import session_limits
 from activities.kernel.repositories import RepositoryRules
 from activities.record.approvals import Approvals, StoredApproval
 from activities.record.chain import EventChain
+from activities.record.checkpoints import Checkpoints
 from activities.record.sessions import Sessions
 from activities.record.store import TenantStore, now_ms
 from schemas.approval import REFUSALS, ApprovalRequest, Ruling, SignedDecision, refusal
@@ -82,6 +83,7 @@ class ControlActivities:
         self._store = store
         self._chain = EventChain(store)
         self._approvals = Approvals(store)
+        self._checkpoints = Checkpoints(store)
         self._sessions = Sessions(store, self._chain)
         self._ending = Ending(store, self._chain)
         self._keys = keys
@@ -156,6 +158,7 @@ class ControlActivities:
             requester_id=who.actor.principal_id, eligible_approvers=approvers.principals, run_id=who.run_id,
             nonce=secrets.token_hex(16), requested_at_ms=asked_ms, expires_at_ms=asked_ms + request.expiry_ms,
             rollback=rollback_of(request.action), residual_risk=residual_risk(request.fix, "single_operator"),
+            checkpoint=self._checkpoints.last(who.keys.session_id),
         )  # fmt: skip
 
         def run(connection: Connection) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from activities.evidence.checkpointing import CheckpointSigner
 from activities.evidence.external import external_trajectory
 from activities.evidence.keys import Signer, load_trust
 from activities.evidence.members import MemberInputs, assemble, bundle_digest
@@ -19,12 +20,16 @@ from activities.evidence.verification import verify_bundle
 from activities.kernel.acting import acting
 from activities.kernel.implementing import implements
 from activities.record.blobs import BlobStore
+from activities.record.checkpoints import Checkpoints
 from activities.record.objects import ObjectStore
+from activities.record.sink import Sink
+from activities.record.store import TenantStore, now_ms
 from schemas.canonical import sha256_hex
 from schemas.capabilities import (
     ASSEMBLE_MEMBERS,
     REREAD_PATCH,
     SEAL_BUNDLE,
+    TAKE_CHECKPOINT,
     TRUST_GATE,
     AssembleMembers,
     ImportPatch,
@@ -34,6 +39,7 @@ from schemas.capabilities import (
     SealedBundle,
     VerifyBundle,
 )
+from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
 from schemas.error import Refused
 from schemas.evidence import PATCH, STABLE_MEMBERS, STAMP, TRAJECTORY, Stamp, TrustStampCheck
 from schemas.gates import Check, GateReport
@@ -176,6 +182,20 @@ class SigningActivities:
             stamp_id=stamp.stamp_id,
             stamp_sha256=sha256_hex(stamp_bytes),
         )
+
+
+class CheckpointActivities:
+    """Holds the checkpoint key, which has nothing to do with bundles: whoever has it can hide what was altered."""
+
+    def __init__(self, store: TenantStore, signer: CheckpointSigner, sink: Sink | None = None) -> None:
+        self._checkpoints = Checkpoints(store)
+        self._signer = signer
+        self._sink = sink
+
+    @implements(TAKE_CHECKPOINT)
+    def take_checkpoint(self, request: TakeCheckpoint) -> CheckpointTaken:
+        taken = self._checkpoints.take(self._signer, now_ms(), self._sink)
+        return CheckpointTaken(number=taken.number, root_sha256=taken.root_sha256, sessions=taken.sessions)
 
 
 def _inputs(ports: EvidencePorts, request: AssembleMembers | SealBundle, trajectory: bytes, judgement: Judgement) -> MemberInputs:

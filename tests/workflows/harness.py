@@ -30,6 +30,8 @@ from activities.control.activities import ControlActivities, OperationsActivitie
 from activities.control.approvers import ensure_operator, sign_decision
 from activities.control.reaping import Reaping
 from activities.control.reconciling import Reconciling
+from activities.evidence.activities import CheckpointActivities
+from activities.evidence.checkpointing import load_checkpoint_signer
 from activities.forge.activities import ForgeActivities
 from activities.kernel.gate import Gate
 from activities.kernel.implementing import implements
@@ -246,6 +248,7 @@ class Fabric:
         self.implementers: tuple[object, ...] = (
             self.control, self.bed, self.engine, self.notary, CompileActivities(self.blobs, self.objects),
             VerifyActivities(self.blobs, policy),
+            CheckpointActivities(self.store.tenant(TENANT), load_checkpoint_signer(self.home.keys)),
             PolicyActivities(policy, self.blobs, self.objects, self.chain, roots=(self.repositories,)),
             ForgeActivities(self.store.tenant(TENANT), self.objects, self.home.objects, self.home.keys, policy, rules),
         )  # fmt: skip
