@@ -6,6 +6,7 @@ is done, so a retry finds what its first attempt wrote: ``effect_key#n`` names t
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, and_, exists, not_, or_, select
 
 from activities.record.chain import EventChain
 from activities.record.ledger_rows import LedgerRows, Priced, StoredReservation, amounts_of, joined
+from activities.record.reconciling import Reconciler
 from activities.record.store import TenantStore
 from activities.record.tables import BUDGET_ACCOUNT, EXECUTION, RESERVATION, SESSION_LEASE
 from schemas.error import InputError, Refused
@@ -50,6 +52,7 @@ from schemas.ledger import (
     window_at,
 )
 from schemas.model import Payload
+from schemas.reconciliation import Reconciliation
 from schemas.tariff import Cost, Pricing, used_units
 from schemas.task import TraceKeys, tenant_keys
 
@@ -341,6 +344,18 @@ class Ledger:
             which = and_(mine, row.session_id == session_id)
         query = select(*(row[name] for name in Account.model_fields)).where(which).order_by(row.account_id)
         return self._store.read(lambda connection: [Account.model_validate(one._mapping) for one in connection.execute(query)])
+
+    def reconcile(self, now_ms: int, by: Actor = ENGINE) -> Reconciliation:
+        """Recompute everything from the entries, say precisely what differs, and record that it was done."""
+        result = Reconciler(self._store, self._chain).run(now_ms)
+        keys, differences = tenant_keys(self._store.tenant_id), result.differences
+        payload = {
+            **result.model_dump(mode="json", exclude={"differences", "tenant_id"}), "consistent": result.consistent,
+            "differences": len(differences), "first": [str(one) for one in differences[:10]],
+        }  # fmt: skip
+        draft = EventDraft(kind="budget.reconciled", idempotency_key=f"reconciled/{uuid.uuid4()}", payload=payload)
+        self._chain.append(keys, by, draft)
+        return result
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
