@@ -30,6 +30,8 @@ from workers.settings import read_settings
 
 MIN_PREFIX = 12
 ANSWER_TIMEOUT_S = 30.0
+_LOST = ("cancelled", "revoked", "expired")
+"""What became of a request whose session ended before the decision on it was judged."""
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Workflow id, or at least 12 hex digits of the action digest.")]
 KeyOption = Annotated[
@@ -138,6 +140,12 @@ def _decide(
         emit(document)
         return
     answer = session.run(_send(found, kind, document))
+    if kind == "approve" and answer.approval is not None and answer.approval.status in _LOST:
+        why = answer.result.rejection if answer.result else None
+        if why is None:
+            message = f"the request is {answer.approval.status}: the session ended before it was judged"
+            raise Refused("APPROVAL_LOST", message, f"see `gen4 session {found.workflow_id}`")
+        raise Refused(why.codes[0], why.message, why.remedy)
     emit(answer) if as_json else show(
         f"{kind}: {found.workflow_id} is {answer.approval.status if answer.approval else answer.state}"
     )
