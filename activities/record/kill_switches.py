@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, or_, select
 
 from activities.record.chain import EventChain
 from activities.record.store import TenantStore
@@ -31,15 +31,8 @@ class KillSwitches:
 
     def covering(self, connection: Connection, session_id: str, capability_id: str) -> KillSwitch | None:
         """The widest active switch that covers a call of ``capability_id`` in ``session_id``."""
-        row = KILL_SWITCH.c
-        own = row.tenant_id == self._store.tenant_id
-        covers = or_(
-            self._everything(),
-            and_(own, row.scope == "tenant"),
-            and_(own, row.scope == "session", row.target == session_id),
-            and_(own, row.scope == "capability", row.target == capability_id),
-        )
-        found = [_switch_of(one) for one in connection.execute(select(KILL_SWITCH).where(row.active.is_(True), covers))]
+        values = {"tenant": self._store.tenant_id, "session": session_id, "capability": capability_id}
+        found = [_switch_of(one) for one in connection.execute(_COVERING, values)]
         order: tuple[KillScope, ...] = ("everything", "tenant", "session", "capability")
         return min(found, key=lambda switch: order.index(switch.scope), default=None)
 
@@ -49,7 +42,7 @@ class KillSwitches:
 
     def active_in(self, connection: Connection) -> list[KillSwitch]:
         """As :meth:`active`, on a snapshot that is open already."""
-        mine = or_(self._everything(), KILL_SWITCH.c.tenant_id == self._store.tenant_id)
+        mine = or_(_EVERYTHING, KILL_SWITCH.c.tenant_id == self._store.tenant_id)
         query = select(KILL_SWITCH).where(KILL_SWITCH.c.active.is_(True), mine)
         return [_switch_of(row) for row in connection.execute(query.order_by(KILL_SWITCH.c.scope, KILL_SWITCH.c.target))]
 
@@ -110,8 +103,22 @@ class KillSwitches:
         self._chain.append(tenant_keys(self._store.tenant_id), actor, draft, connection=connection)
         return switch
 
-    def _everything(self) -> ColumnElement[bool]:
-        return and_(KILL_SWITCH.c.tenant_id == EVERYONE, KILL_SWITCH.c.scope == "everything")
+
+def _covering() -> Select[Any]:
+    row = KILL_SWITCH.c
+    own = row.tenant_id == bindparam("tenant")
+    covers = or_(
+        _EVERYTHING,
+        and_(own, row.scope == "tenant"),
+        and_(own, row.scope == "session", row.target == bindparam("session")),
+        and_(own, row.scope == "capability", row.target == bindparam("capability")),
+    )
+    return select(KILL_SWITCH).where(row.active.is_(True), covers)
+
+
+_EVERYTHING = and_(KILL_SWITCH.c.tenant_id == EVERYONE, KILL_SWITCH.c.scope == "everything")
+_COVERING = _covering()
+"""Asked before every call: making it anew each time costs more than running it."""
 
 
 def _switch_of(row: Row[Any]) -> KillSwitch:
