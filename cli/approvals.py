@@ -145,7 +145,7 @@ def _decide(
         if why is None:
             message = f"the request is {answer.approval.status}: the session ended before it was judged"
             raise Refused("APPROVAL_LOST", message, f"see `gen4 session {found.workflow_id}`")
-        raise Refused(why.codes[0], why.message, why.remedy)
+        raise Refused(next(iter(why.codes), "APPROVAL_LOST"), why.message, why.remedy)
     emit(answer) if as_json else show(
         f"{kind}: {found.workflow_id} is {answer.approval.status if answer.approval else answer.state}"
     )
