@@ -127,8 +127,9 @@ class ReviewRequest(Payload):
     ref: str
     release_mode: ReleaseMode | None = None
     release_target: str | None = None
-    wall_ms: int = 0
-    candidates: int = 0
+    wall_ms: int | None = None
+    candidates: int | None = None
+    """None: the request searches nothing."""
 
 
 class ReviewPatch(Payload):

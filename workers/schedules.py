@@ -59,6 +59,7 @@ def recurring(settings: Settings) -> tuple[Recurring, ...]:
     return (
         Recurring("gen4-reaper", "Reaper", settings.reaper_s),
         Recurring("gen4-reconciliation", "Reconciliation", settings.reconciliation_s),
+        Recurring("gen4-checkpoint", "Checkpoint", settings.checkpoint_s),
     )
 
 

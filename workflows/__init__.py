@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from workflows.checkpointing import Checkpoint
 from workflows.compile import Compile
 from workflows.explore import Explore
 from workflows.reaper import Reaper
@@ -9,7 +10,7 @@ from workflows.reconciliation import Reconciliation
 from workflows.release import Release
 from workflows.remediation import Remediation
 
-WORKFLOWS: list[type] = [Remediation, Explore, Compile, Release, Reaper, Reconciliation]
+WORKFLOWS: list[type] = [Remediation, Explore, Compile, Release, Reaper, Reconciliation, Checkpoint]
 
 PASSTHROUGH: tuple[str, ...] = ("schemas", "rfc8785")
 """Modules that Temporal's sandbox need not load anew for every workflow: pure, and never changed while a worker runs."""
