@@ -11,7 +11,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from cli import approvals, breakers, compiling, doctor, events, fabric, identity, kill, output, remediate, store, verify
+from cli import approvals, breakers, compiling, doctor, events, fabric, identity, kill, ledger, output, remediate, store, verify
 from schemas.error import Gen4Error
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ store.register(app)
 identity.register(app)
 kill.register(app)
 breakers.register(app)
+ledger.register(app)
 
 INTERRUPTED = 130
 
