@@ -205,6 +205,7 @@ class Supervisor:
         environments = {
             "temporal": temporal_environment(self._home),
             "opa": opa_environment(),
+            "opa-candidate": opa_environment(),
             "worker": dict(os.environ) | settings_environment(self._settings),
         }
         return Child(name, argv, environments[name], ready, self._home.logs / f"{name}.log")
