@@ -6,7 +6,7 @@
 
 Open and half-open, one attempt at most runs: the probe, for a bounded time. What an attempt reports counts only if the
 breaker still is in the state that admitted it; later reports change nothing. Nothing here reads a clock: time that goes
-backwards is noticed and makes nobody wait longer than one cooldown.
+backwards is noticed, and nobody waits longer for it than a cooldown, or than a probe may take.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class BreakerState(Payload):
     opened_at_ms: int | None = None
     """Of the last opening: the cooldown is counted from here."""
     probe_id: str | None = None
+    probe_from_ms: int | None = None
     probe_until_ms: int | None = None
     """A probe that has not ended by then is taken to be lost, and another one may go."""
     last_failure_ms: int | None = None
@@ -88,7 +89,7 @@ def admit(state: BreakerState, probe_id: str, now_ms: int, *, probe_ms: int | No
         wait = min((state.probe_until_ms or 0) - now_ms, state.cooldown_ms)
         return Admission(decision="refused", state=state, retry_after_ms=wait)
     until = now_ms + (state.cooldown_ms if probe_ms is None else probe_ms)
-    return Admission(decision="probe", state=_with(state, probe_id=probe_id, probe_until_ms=until))
+    return Admission(decision="probe", state=_with(state, probe_id=probe_id, probe_from_ms=now_ms, probe_until_ms=until))
 
 
 def succeeded(state: BreakerState, probe_id: str, now_ms: int, *, generation: int | None = None) -> BreakerState:
@@ -121,7 +122,7 @@ def failed(
 def abandoned(state: BreakerState, probe_id: str) -> BreakerState:
     """The attempt ended without saying anything about the scope (cancelled, refused): a probe's place is free again."""
     if state.phase == "half_open" and state.probe_id == probe_id:
-        return _with(state, probe_id=None, probe_until_ms=None)
+        return _with(state, probe_id=None, probe_from_ms=None, probe_until_ms=None)
     return state
 
 
@@ -160,13 +161,13 @@ def _counts(state: BreakerState, probe_id: str, generation: int | None) -> bool:
 
 
 def _rebased(state: BreakerState, now_ms: int) -> BreakerState:
-    """With its times moved back as far as the clock went, so that it waits as long as it would have."""
-    back = (state.opened_at_ms or 0) - now_ms
-    if back <= 0:
-        return state
-    names = ("opened_at_ms", "probe_until_ms", "failing_since_ms")
-    moved = {name: value - back for name in names if (value := getattr(state, name)) is not None}
-    return _with(state, **moved)
+    """Where the clock went back behind the beginning of the wait: with a wait that begins now."""
+    if state.opened_at_ms is not None and now_ms < state.opened_at_ms:
+        state = _with(state, opened_at_ms=now_ms)
+    if state.probe_from_ms is not None and state.probe_until_ms is not None and now_ms < state.probe_from_ms:
+        until = now_ms + state.probe_until_ms - state.probe_from_ms
+        state = _with(state, probe_from_ms=now_ms, probe_until_ms=until)
+    return state
 
 
 def _closed(state: BreakerState) -> BreakerState:
@@ -174,7 +175,7 @@ def _closed(state: BreakerState) -> BreakerState:
 
 
 def _moved(state: BreakerState, phase: BreakerPhase) -> BreakerState:
-    return _with(state, phase=phase, generation=state.generation + 1, probe_id=None, probe_until_ms=None)
+    return _with(state, phase=phase, generation=state.generation + 1, probe_id=None, probe_from_ms=None, probe_until_ms=None)
 
 
 def _with(state: BreakerState, **changes: Any) -> BreakerState:

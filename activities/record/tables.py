@@ -345,6 +345,7 @@ BREAKER = Table(
     Column("failing_since_ms", BigInteger, nullable=True),
     Column("opened_at_ms", BigInteger, nullable=True),
     Column("probe_id", String(512), nullable=True),
+    Column("probe_from_ms", BigInteger, nullable=True),
     Column("probe_until_ms", BigInteger, nullable=True),
     Column("last_failure_ms", BigInteger, nullable=True),
     Column("last_success_ms", BigInteger, nullable=True),

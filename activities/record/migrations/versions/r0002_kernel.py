@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("failing_since_ms", sa.BigInteger, nullable=True),
         sa.Column("opened_at_ms", sa.BigInteger, nullable=True),
         sa.Column("probe_id", sa.String(512), nullable=True),
+        sa.Column("probe_from_ms", sa.BigInteger, nullable=True),
         sa.Column("probe_until_ms", sa.BigInteger, nullable=True),
         sa.Column("last_failure_ms", sa.BigInteger, nullable=True),
         sa.Column("last_success_ms", sa.BigInteger, nullable=True),
