@@ -44,6 +44,7 @@ from schemas.capabilities import (
 )
 from schemas.capability import Pool
 from schemas.event import Event
+from schemas.identity import Mode
 from schemas.operations import Observed, ReadBack
 from schemas.request import ReleaseRequest, ReleaseResult, ReleaseSummary
 from schemas.task import Source
@@ -211,6 +212,7 @@ def kernel_of(store: TenantStore, policy: PolicyPort, namespace: str = "default"
 async def gated(
     server: Server, folder: Path, policy: PolicyPort, forge: Forge | None = None, *, bed: object | None = None,
     rollout: Rollout | None = None, cooldown_ms: int | None = None, catalogue: dict[str, str] | None = None,
+    identity: Mode = "embedded",
 ) -> AsyncIterator[Gated]:  # fmt: skip
     """Args:
     bed: implements the adaptive pool, which is then served instead of the forge.
@@ -221,7 +223,7 @@ async def gated(
     kernel = open_kernel(store.tenant(TENANT), policy, every_capability() if catalogue is None else catalogue, "default")
     rules = {kind: rule.model_copy(update={"cooldown_ms": cooldown_ms}) for kind, rule in kernel.policies.breakers.items()}
     policies = kernel.policies.model_copy(update={"breakers": rules}) if cooldown_ms is not None else kernel.policies
-    kernel = replace(kernel, rollout=rollout, policies=policies)
+    kernel = replace(kernel, rollout=rollout, policies=policies, identity=identity)
     pool: Pool = "adaptive" if bed is not None else "forge"
     gate = Gate(client=client, kernel=kernel, served=served_by(pool))
     try:
