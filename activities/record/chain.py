@@ -311,7 +311,8 @@ _MINE: ColumnElement[bool] = _TENANT & (EVENT.c.session_id == bindparam("session
 
 def _joined() -> Select[Any]:
     columns = (*EVENT.c, EVENT_PAYLOAD.c.key_id, EVENT_PAYLOAD.c.salt, EVENT_PAYLOAD.c.payload)
-    return select(*columns).select_from(EVENT.outerjoin(EVENT_PAYLOAD, EVENT.c.event_id == EVENT_PAYLOAD.c.event_id))
+    same = (EVENT.c.event_id == EVENT_PAYLOAD.c.event_id) & (EVENT.c.tenant_id == EVENT_PAYLOAD.c.tenant_id)
+    return select(*columns).select_from(EVENT.outerjoin(EVENT_PAYLOAD, same))
 
 
 _HEAD = select(EVENT.c.seq, EVENT.c.hash).where(_MINE).order_by(EVENT.c.seq.desc()).limit(1)
@@ -330,12 +331,17 @@ _ORPHAN = (
     .limit(1)
 )
 _AUTHORITY = EVENT.alias("authority")
+_ITS_AUTHORITY = (_AUTHORITY.c.event_id == PAYLOAD_ERASURE.c.authority_event_id) & (
+    _AUTHORITY.c.tenant_id == PAYLOAD_ERASURE.c.tenant_id
+)
 _TOMBSTONE = (
     select(_AUTHORITY.c.kind, _AUTHORITY.c.session_id, _AUTHORITY.c.idempotency_key)
-    .select_from(PAYLOAD_ERASURE.outerjoin(_AUTHORITY, _AUTHORITY.c.event_id == PAYLOAD_ERASURE.c.authority_event_id))
+    .select_from(PAYLOAD_ERASURE.outerjoin(_AUTHORITY, _ITS_AUTHORITY))
     .where(PAYLOAD_ERASURE.c.tenant_id == bindparam("tenant"), PAYLOAD_ERASURE.c.event_id == bindparam("event"))
 )
-_ERASED_BUT_THERE = exists().where(EVENT_PAYLOAD.c.event_id == PAYLOAD_ERASURE.c.event_id)
+_ERASED_BUT_THERE = exists().where(
+    EVENT_PAYLOAD.c.event_id == PAYLOAD_ERASURE.c.event_id, EVENT_PAYLOAD.c.tenant_id == PAYLOAD_ERASURE.c.tenant_id
+)
 _STRAY_TOMBSTONE = (
     select(PAYLOAD_ERASURE.c.event_id)
     .where(PAYLOAD_ERASURE.c.tenant_id == bindparam("tenant"), PAYLOAD_ERASURE.c.session_id == bindparam("session"))

@@ -14,6 +14,7 @@ from activities.record.store import Store
 from schemas.event import Actor
 from schemas.task import TraceKeys
 from tests.record.postgres import Postgres
+from tests.record.statements import watched
 
 KEYS = TraceKeys(tenant_id="acme", trace_id="trace", session_id="session", task_id="task")
 ACTOR = Actor(principal_id="uid:1000", kind="human")
@@ -102,6 +103,13 @@ def store(url: str) -> Iterator[Store]:
     opened = Store.open(url)
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def every_statement_names_its_tenant() -> Iterator[None]:
+    with watched() as flawed:
+        yield
+    assert flawed == []
 
 
 @pytest.fixture
