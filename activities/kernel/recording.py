@@ -62,6 +62,7 @@ class Recording:
                 return stored
             held = self._hold(connection, call, capability, who, row)
             if held is not None:
+                self._leave_breakers(connection, call, capability, who, row)
                 self._append(connection, call, who, "gate.decision", _refusal(call, held))
                 return held
             self._kernel.effects.begin(who, capability.id, connection)
@@ -94,6 +95,13 @@ class Recording:
         message = f"{reserved.unit}: {reserved.needed} needed, {reserved.available} available on {reserved.account_id}"
         later = None if reserved.retry_at_ms is None else max(reserved.retry_at_ms - time_ms, 1)
         return Refusal(10, reserved.code, message, reserved.remedy, retry_after_ms=later)
+
+    def _leave_breakers(
+        self, connection: Connection, call: Call, capability: Capability[Any, Any], who: Acting, row: ExecutionRow
+    ) -> None:
+        """A probe that a later check holds back does not run: its place is free again."""
+        for scope in scopes(row.tenant_id, capability, server_of(capability, call.request)).values():
+            self._kernel.breakers.settle(connection, scope, who.attempt_key, None, "", now_ms())
 
     def require_standing(
         self, call: Call, capability: Capability[Any, Any], row: ExecutionRow, attempt_key: str
