@@ -224,6 +224,7 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         "GEN4_SANDBOX": settings.sandbox,
         "GEN4_TENANT": settings.tenant,
         "GEN4_NAMESPACE": settings.namespace,
+        "GEN4_IDENTITY": settings.identity,
         "GEN4_APPROVAL_EXPIRY_S": str(settings.approval_expiry_s),
         "GEN4_METRICS_PORT": str(settings.metrics_port),
         "GEN4_REAPER_S": str(settings.reaper_s),

@@ -92,8 +92,8 @@ def open_ports(
     rules = RepositoryRules(settings.repository_roots, settings.repository_hosts)
     config = SessionConfig(approval_expiry_ms=settings.approval_expiry_s * 1000)
     kernel = open_kernel(
-        store, policy, policy.check(), settings.namespace, chain=chain, rollout=_rollout(settings, home, endpoints),
-        metrics=metrics,
+        store, policy, policy.check(), settings.namespace, chain=chain, identity=settings.identity,
+        rollout=_rollout(settings, home, endpoints), metrics=metrics,
     )  # fmt: skip
     implementers = (
         ControlActivities(store, home.keys, policy, rules, config),

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from activities.record.home import Home
 from schemas.error import InputError
+from schemas.identity import Mode
 
 
 def state_directory() -> Path:
@@ -45,8 +46,13 @@ class Settings(BaseSettings):
     sandbox: Literal["auto", "docker", "bubblewrap"] = "auto"
     store_url: str | None = None
     """``postgresql://user@host/database`` (``GEN4_STORE_URL``), without a password; default: an SQLite file in the home."""
-    tenant: str = "local"
-    namespace: str = "default"
+    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "local"
+    """Whose fabric this is (``GEN4_TENANT``)."""
+    namespace: Annotated[str, Field(min_length=1, max_length=256)] = "default"
+    """The tenant's own Temporal namespace (``GEN4_NAMESPACE``)."""
+    identity: Mode = "embedded"
+    """``embedded``: whoever reaches the Temporal server is the local operator. ``server``: the server authenticates its callers
+    and stamps them on what they start; others start nothing (``GEN4_IDENTITY``)."""
     temporal_port: int | None = None
     """Port of the embedded server; default: the one of the last start, else 7233, else a free one."""
     approval_expiry_s: Annotated[int, Field(ge=1, le=30 * 86_400)] = 72 * 3_600

@@ -46,6 +46,7 @@ from schemas.task import tenant_keys
 T = TypeVar("T")
 
 ADMIN: Role = "tenant_admin"
+_TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _PRINCIPAL_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+:/-]{0,255}\Z")
 
 
@@ -69,9 +70,12 @@ class Directory:
         """Insert if absent; the status of one that is there stays what it is.
 
         Raises:
+            InputError: TENANT_INVALID.
             Refused: ID_CONFLICT for another name or currency; TENANT_MISMATCH.
         """
         self._store.require(tenant.tenant_id)
+        if not _TENANT_ID.match(tenant.tenant_id):  # it names folders, and ``*`` is everybody
+            raise InputError("TENANT_INVALID", f"{tenant.tenant_id!r} does not match {_TENANT_ID.pattern}", "set GEN4_TENANT")
 
         def run(transaction: Connection) -> Tenant:
             if self.tenant(transaction) is None:

@@ -110,6 +110,12 @@ def test_odd_ids_are_not_registered(directory: Directory, odd: dict[str, str]) -
     assert directory.principals() == []
 
 
+@pytest.mark.parametrize("odd", ["*", "../acme", ".", "a/b", "a b", "t\u00e9nant", "acme\n", "x" * 64 + "y"])
+def test_odd_tenants_are_not_registered(store: Store, odd: str) -> None:
+    with pytest.raises(InputError, match="TENANT_INVALID"):
+        Directory(store.tenant(odd)).put_tenant(tenant(odd), BY, 1)
+
+
 def test_a_namespace_belongs_to_one_tenant(store: Store, directory: Directory) -> None:
     directory.bind_namespace("shared", BY, 2)
     other = Directory(store.tenant("other"))
