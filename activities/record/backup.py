@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, and_, func, select, text
+from sqlalchemy import URL, Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
 from activities.record.chain import EventChain
+from activities.record.checkpoints import current_heads
 from activities.record.databases import EVERYONE, open_database, parse_url
+from activities.record.merkle import EMPTY_ROOT, merkle_root
 from activities.record.postgresql import postgresql_program
 from activities.record.store import Store
 from activities.record.tables import EVENT, METADATA
-from schemas.canonical import jcs
+from schemas.checkpoint import leaf_order
 from schemas.error import InfrastructureError, InputError, Refused
 from schemas.event import Actor, EventDraft
 from schemas.model import Payload
@@ -34,7 +36,7 @@ from schemas.task import tenant_keys
 
 
 class Standing(Payload):
-    """How far the chains of one tenant had come. ``heads_root`` covers the last record of each."""
+    """How far the chains of one tenant had come. ``heads_root``: the Merkle root that a checkpoint of that moment has."""
 
     tenant_id: str
     events: int
@@ -91,8 +93,9 @@ def declare_restored(
     for tenant_id in sorted({*found, *(replaced or {})}):
         payload: dict[str, Any] = {"backup_sha256": digest}
         for name, standing in (("backup", found.get(tenant_id)), ("replaced", (replaced or {}).get(tenant_id))):
-            payload[f"{name}_heads_root"] = standing.heads_root if standing else None
-            payload[f"events_{name}"] = standing.events if standing else None if replaced is None and name == "replaced" else 0
+            unknown = name == "replaced" and replaced is None
+            payload[f"{name}_heads_root"] = None if unknown else standing.heads_root if standing else EMPTY_ROOT.hex()
+            payload[f"events_{name}"] = None if unknown else standing.events if standing else 0
         draft = EventDraft(kind="store.restored", idempotency_key=f"store.restored/{digest}/{now_ms}", payload=payload)
         EventChain(store.tenant(tenant_id), clock=lambda: now_ms).append(tenant_keys(tenant_id), actor, draft)
     return found
@@ -277,22 +280,7 @@ def _in_use() -> Refused:
 
 
 def _standing(connection: Connection, tenant_id: str) -> Standing:
-    last = (
-        select(EVENT.c.session_id, func.max(EVENT.c.seq).label("seq"))
-        .where(EVENT.c.tenant_id == tenant_id)
-        .group_by(EVENT.c.session_id)
-        .subquery()
-    )
-    same = and_(EVENT.c.session_id == last.c.session_id, EVENT.c.seq == last.c.seq)
-    heads = (
-        select(EVENT.c.session_id, EVENT.c.seq, EVENT.c.hash)
-        .join(last, same)
-        .where(EVENT.c.tenant_id == tenant_id)
-        .order_by(EVENT.c.session_id)
-    )
-    root, sessions = hashlib.sha256(), 0
-    for session_id, seq, hash in connection.execute(heads.execution_options(yield_per=1_000)):
-        root.update(jcs([session_id, seq, hash]) + b"\n")
-        sessions += 1
-    events = connection.execute(select(func.count()).select_from(EVENT).where(EVENT.c.tenant_id == tenant_id)).scalar_one()
-    return Standing(tenant_id=tenant_id, events=events, sessions=sessions, heads_root=root.hexdigest())
+    heads = sorted(current_heads(connection, tenant_id), key=lambda head: leaf_order(head.session_id))
+    root = merkle_root(head.leaf for head in heads).hex()
+    # Chains have no gaps: the last record of each is also their number.
+    return Standing(tenant_id=tenant_id, events=sum(head.seq for head in heads), sessions=len(heads), heads_root=root)

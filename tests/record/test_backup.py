@@ -13,6 +13,7 @@ import pytest
 
 from activities.record.backup import back_up, declare_restored, replace, standings
 from activities.record.chain import EventChain
+from activities.record.merkle import EMPTY_ROOT
 from activities.record.store import Store
 from schemas.error import InfrastructureError, InputError, Refused
 from schemas.event import Actor, EventDraft
@@ -118,7 +119,8 @@ def test_a_tenant_that_the_copy_lacks_is_told_too(url: str, tmp_path: Path) -> N
     with opened(url) as store:
         declare_restored(store, replaced, tmp_path / "copy", ACTOR, 1)
         [(_, payload)] = EventChain(store.tenant("late")).read(TENANT_CHAIN)
-        assert (payload["events_backup"], payload["backup_heads_root"], payload["events_replaced"]) == (0, None, 1)
+        assert (payload["events_backup"], payload["events_replaced"]) == (0, 1)
+        assert payload["backup_heads_root"] == EMPTY_ROOT.hex() != payload["replaced_heads_root"]
 
 
 def test_a_store_in_use_is_not_replaced(url: str, tmp_path: Path) -> None:
