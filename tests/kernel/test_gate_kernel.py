@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from schemas.capabilities import (
 from schemas.error import InfrastructureError, Refused
 from schemas.event import Actor
 from schemas.policy import PolicyDecision
+from schemas.task import TraceKeys
 from schemas.testing import Environment, TestRun
 from tests.kernel.gated import OPERATOR, TENANT, Forge, Server, gated
 from tests.kernel.test_admission import decision
@@ -232,8 +234,6 @@ def test_without_budget_nothing_runs(server: Server, opa: RunningOpa, folder: Pa
         bed = Bed()
         async with gated(server, folder, opa.engine, bed=bed) as it:
             handle = await it.start("Compile", {"wait": True}, PREPARE)
-            from schemas.task import TraceKeys
-
             session = handle.first_execution_run_id or ""
             keys = TraceKeys(
                 tenant_id=TENANT, trace_id=session.replace("-", ""), session_id=session, task_id=session.replace("-", "")[-12:]
@@ -265,6 +265,26 @@ def test_a_finished_effect_is_neither_repeated_nor_paid_again(server: Server, op
 
             rows = mine(it).read(lambda connection: connection.execute(select(RESERVATION)).all())
             assert {row.status for row in rows} == {"settled"}
+
+    asyncio.run(scenario())
+
+
+def test_a_probe_that_the_budget_holds_back_keeps_nobody_waiting(server: Server, opa: RunningOpa, folder: Path) -> None:
+    async def scenario() -> None:
+        async with gated(server, folder, opa.engine, bed=Bed(), cooldown_ms=1) as it:
+            breakers, scope = it.kernel.breakers, f"{TENANT}:server:sandbox"
+            for number in range(2):
+                mine(it).write(partial(breakers.settle, scope_key=scope, probe_id=f"a{number}", ok=False, reason="X", now_ms=1))
+            handle = await it.start("Compile", {"wait": True}, PREPARE)
+            session = handle.first_execution_run_id or ""
+            keys = TraceKeys(
+                tenant_id=TENANT, trace_id=session.replace("-", ""), session_id=session, task_id=session.replace("-", "")[-12:]
+            )
+            mine(it).write(lambda connection: Ledger(mine(it)).open_session(connection, keys, {"cpu_ms": 1}, now_ms()))
+            await handle.signal("go", [])
+            assert (await handle.result())[1]["code"] == "BUDGET_EXHAUSTED"
+            [state] = breakers.all()
+            assert (state.phase, state.probe_id) == ("half_open", None)
 
     asyncio.run(scenario())
 
