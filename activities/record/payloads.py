@@ -33,8 +33,6 @@ _NEWEST = (
 _BY_ID = select(PAYLOAD_KEY.c.wrapped).where(
     PAYLOAD_KEY.c.tenant_id == bindparam("tenant"), PAYLOAD_KEY.c.key_id == bindparam("key")
 )
-_ANY = select(PAYLOAD_KEY.c.key_id).limit(1)
-
 
 @dataclass(frozen=True)
 class DataKey:
@@ -86,11 +84,8 @@ class PayloadVault:
 
         Raises:
             InputError: KEY_UNSAFE.
-            Refused: PAYLOAD_KEY_MISSING when there was a payload key, and it is gone.
         """
         if not os.path.lexists(self._path):
-            if connection.execute(_ANY).first() is not None:
-                raise _missing("other tenants' payloads are encrypted and it is gone", self._path)
             write_once(self._path, os.urandom(_KEY_BYTES).hex().encode() + b"\n", 0o600)
         data_key, nonce = os.urandom(_KEY_BYTES), os.urandom(_NONCE_BYTES)
         wrapped = nonce + self._wrapping(tenant_id).encrypt(nonce, data_key, _context(tenant_id, FIRST_KEY))
