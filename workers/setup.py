@@ -1,7 +1,7 @@
 """``python -m workers.setup``: what ``make setup`` does once the Python packages are there.
 
 Debian packages, outside programs, the sandbox's root filesystem; each step looks first and does nothing that is done.
-``--for-tests`` adds what only tests need (a Docker engine, where root has none).
+``--for-tests`` adds what only tests need (PostgreSQL's programs; a Docker engine, where root has none).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from activities.record.postgresql import postgresql_program
 from schemas.error import Gen4Error, InfrastructureError
 from workers.toolchain import RECIPES, cache_directory, locate
 
@@ -28,14 +29,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """``needed``: ``always``, by ``root`` only, or by root for ``tests`` where no Docker engine answers."""
+    """``needed``: ``always``, by ``root`` only, for ``tests``, or for tests by root where no Docker ``engine`` answers."""
 
     name: str
     program: str
     needed: str
 
     def present(self) -> bool:
-        return shutil.which(self.program, path=os.environ.get("PATH", "") + SEARCHED) is not None
+        if shutil.which(self.program, path=os.environ.get("PATH", "") + SEARCHED) is not None:
+            return True
+        try:
+            return postgresql_program(self.program).is_file()  # Debian keeps its versions apart, off PATH
+        except InfrastructureError:
+            return False
 
 
 def debian_packages(path: Path = PACKAGES) -> Iterator[DebianPackage]:
@@ -49,8 +55,10 @@ def missing_packages(for_tests: bool, root: bool) -> list[DebianPackage]:
     """The packages whose program is not on PATH and that this user needs."""
 
     def needed(package: DebianPackage) -> bool:
-        if package.needed == "tests":
+        if package.needed == "engine":
             return for_tests and root and not _engine_answers()
+        if package.needed == "tests":
+            return for_tests
         return package.needed == "always" or root
 
     return [package for package in debian_packages() if not package.present() and needed(package)]
@@ -64,13 +72,15 @@ def install(packages: list[DebianPackage], root: bool) -> None:
     if not root or apt is None:
         remedy = command if apt else "install them with the package manager of this system"
         raise InfrastructureError("PACKAGES_MISSING", ", ".join(package.program for package in packages), remedy)
-    answered = _engine_answers()
+    answered, database = _engine_answers(), _server_runs()
     # The lists of a fresh machine are empty: the first try fails at once and costs nothing.
     if _apt(argv) and (_apt(["apt-get", "update"]) or _apt(argv)):
         raise InfrastructureError("PACKAGES_MISSING", f"apt-get failed for {', '.join(p.name for p in packages)}", command)
     if not answered and shutil.which("systemctl") and _engine_answers():
         # Installing must not leave an engine running that nobody asked for; tests start their own.
         subprocess.run(["systemctl", "stop", "docker.socket", "docker.service"], check=False, capture_output=True)
+    if not database and shutil.which("systemctl") and _server_runs():
+        subprocess.run(["systemctl", "stop", "postgresql"], check=False, capture_output=True)
 
 
 def set_up(for_tests: bool) -> None:
@@ -93,6 +103,10 @@ def _engine_answers() -> bool:
     from activities.kernel.sandbox.engine import answers, usual_host  # the Docker SDK costs a tenth of a second to import
 
     return answers(usual_host())
+
+
+def _server_runs() -> bool:
+    return any(Path("/var/run/postgresql").glob(".s.PGSQL.*"))
 
 
 def _apt(argv: list[str]) -> int:

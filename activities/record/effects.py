@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, Select, bindparam, func, select
 
 from activities.record.store import TenantStore, now_ms
 from activities.record.tables import EFFECT
@@ -56,7 +56,7 @@ class Effects:
         self._store.require(acting.keys.tenant_id)
 
         def run(transaction: Connection) -> StoredReceipt | None:
-            stored = _find(transaction, acting.keys.tenant_id, acting.effect_key)
+            stored = _find(transaction, acting.keys.tenant_id, acting.effect_key, _BY_KEY_ALONE)
             if stored is None:
                 _insert(transaction, acting, capability_id)
                 return None
@@ -86,7 +86,7 @@ class Effects:
         self._store.require(acting.keys.tenant_id)
 
         def run(transaction: Connection) -> StoredReceipt:
-            stored = _find(transaction, acting.keys.tenant_id, acting.effect_key)
+            stored = _find(transaction, acting.keys.tenant_id, acting.effect_key, _BY_KEY_ALONE)
             if stored is None:
                 stored = _insert(transaction, acting, capability_id)
             _refuse_other(stored, capability_id)
@@ -114,10 +114,15 @@ class Effects:
         return self._store.read(lambda connection: connection.execute(query).scalar_one())
 
 
-def _find(connection: Connection, tenant_id: str, effect_key: str) -> StoredReceipt | None:
-    row: Row[Any] | None = connection.execute(
-        select(EFFECT).where(EFFECT.c.tenant_id == tenant_id, EFFECT.c.effect_key == effect_key)
-    ).first()
+_BY_KEY = select(EFFECT).where(EFFECT.c.tenant_id == bindparam("tenant"), EFFECT.c.effect_key == bindparam("key"))
+_BY_KEY_ALONE = _BY_KEY.with_for_update()
+"""Two processes that count attempts of one effect do so one after the other."""
+
+
+def _find(
+    connection: Connection, tenant_id: str, effect_key: str, query: Select[Any] = _BY_KEY
+) -> StoredReceipt | None:
+    row: Row[Any] | None = connection.execute(query, {"tenant": tenant_id, "key": effect_key}).first()
     return None if row is None else StoredReceipt.model_validate(dict(row._mapping))
 
 

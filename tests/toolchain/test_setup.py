@@ -13,21 +13,23 @@ from workers.setup import DebianPackage, debian_packages, install, missing_packa
 
 def test_the_list_of_packages_is_readable() -> None:
     packages = list(debian_packages())
-    assert {package.needed for package in packages} <= {"always", "root", "tests"}
-    assert {"git", "bubblewrap", "mmdebstrap", "docker.io", "openssh-client"} == {package.name for package in packages}
+    assert {package.needed for package in packages} <= {"always", "root", "tests", "engine"}
+    names = {package.name for package in packages}
+    assert names == {"git", "bubblewrap", "mmdebstrap", "docker.io", "openssh-client", "postgresql"}
 
 
 @pytest.mark.parametrize(
     ("root", "for_tests", "engine", "expected"),
     [
-        (True, True, False, {"a", "r", "t"}), (True, True, True, {"a", "r"}), (True, False, False, {"a", "r"}),
-        (False, True, False, {"a"}), (False, False, False, {"a"}),
+        (True, True, False, {"a", "r", "t", "e"}), (True, True, True, {"a", "r", "t"}), (True, False, False, {"a", "r"}),
+        (False, True, False, {"a", "t"}), (False, False, False, {"a"}),
     ],
 )  # fmt: skip
 def test_who_needs_what(
     monkeypatch: pytest.MonkeyPatch, root: bool, for_tests: bool, engine: bool, expected: set[str]
 ) -> None:
-    listed = [DebianPackage("a", "no-a", "always"), DebianPackage("r", "no-r", "root"), DebianPackage("t", "no-t", "tests")]
+    needs = {"a": "always", "r": "root", "t": "tests", "e": "engine"}
+    listed = [DebianPackage(name, f"no-{name}", needed) for name, needed in needs.items()]
     monkeypatch.setattr(setup, "debian_packages", lambda: iter([*listed, DebianPackage("shell", "sh", "always")]))
     monkeypatch.setattr(setup, "_engine_answers", lambda: engine)
     assert {package.name for package in missing_packages(for_tests, root)} == expected
