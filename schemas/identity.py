@@ -278,3 +278,10 @@ def principal_of(stamp_type: str, stamp_name: str, scheduled_by: str, mode: Mode
         return Starter(kind="schedule", name=scheduled_by)
     by = f"{stamp_type}/{stamp_name}"[:200] if stamp_type or stamp_name else "nobody whom the server authenticated"
     return _no("PRINCIPAL_UNKNOWN", f"the run was started by {by}")
+
+
+def judge_starter(principal: Principal | None, phase: str) -> IdentityRefusal | None:
+    """The fabric itself starts its own operations only: whoever can rewrite its schedules does not get its right to more."""
+    if principal is not None and principal.kind == "engine" and phase != "operations":
+        return _no("ROLE_MISMATCH", f"{principal.principal_id} is the fabric itself, which starts no work of phase {phase}")
+    return None

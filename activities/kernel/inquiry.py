@@ -21,7 +21,7 @@ from activities.kernel.standing import lacks_lease, server_of
 from activities.record.executions import ExecutionRow
 from activities.record.store import now_ms
 from schemas.error import InfrastructureError
-from schemas.identity import IdentityRefusal, principal_of
+from schemas.identity import IdentityRefusal, judge_starter, principal_of
 
 T = TypeVar("T")
 
@@ -135,7 +135,9 @@ class Inquiry:
         if isinstance(who, IdentityRefusal):
             self._starter_error = who
             return None
-        return root_row(started, kernel.store.tenant_id, who, role_of(kernel.directory.roles(who)))
+        made = root_row(started, kernel.store.tenant_id, who, role_of(kernel.directory.roles(who)))
+        self._starter_error = judge_starter(kernel.directory.principal(who), made.phase) if made else None
+        return made if self._starter_error is None else None
 
     async def _stand(self, call: Call) -> Call:
         row, standing = call.row, self._standing

@@ -10,9 +10,17 @@ from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import Payload
-from temporalio.client import Interceptor, OutboundInterceptor, StartWorkflowInput
+from temporalio.client import (
+    Interceptor,
+    OutboundInterceptor,
+    Schedule,
+    ScheduleActionExecutionStartWorkflow,
+    ScheduleActionStartWorkflow,
+    ScheduleSpec,
+    StartWorkflowInput,
+)
 
-from activities.control.seeding import ensure_tenant, packaged_roles
+from activities.control.seeding import ENGINE, ensure_tenant, packaged_roles
 from activities.record.chain import EventChain
 from activities.record.directory import Directory
 from activities.record.leases import Leases
@@ -201,5 +209,28 @@ def test_a_refusal_of_a_start_is_on_record(server: Server, opa: RunningOpa, fold
             await it.run("Remediation", FETCH)
             decisions = [payload for event, payload in it.chain(UNTRACED) if event.kind == "gate.decision"]
             assert [payload["code"] for payload in decisions] == ["PRINCIPAL_UNKNOWN"]
+
+    asyncio.run(scenario())
+
+
+def test_a_rewritten_schedule_of_the_fabric_starts_no_session(server: Server, opa: RunningOpa, folder: Path) -> None:
+    """Whoever may write to the namespace may replace the reaper's schedule; it gets none of the fabric's right by that."""
+
+    async def scenario() -> None:
+        async with gated(server, folder, opa.engine) as it:
+            id = f"gen4-reaper-{uuid.uuid4()}"
+            it.kernel.directory.own_schedule(id, ENGINE.principal_id, ENGINE, now_ms())
+            action = ScheduleActionStartWorkflow("Remediation", [FETCH], id=id, task_queue=it.queue)
+            schedule = await it.client.create_schedule(id, Schedule(action=action, spec=ScheduleSpec()))
+            await schedule.trigger()
+            started: list[Any] = []
+            while not started:
+                started = list((await schedule.describe()).info.recent_actions)
+                await asyncio.sleep(0.1)
+            await schedule.delete()
+            run = started[0].action
+            assert isinstance(run, ScheduleActionExecutionStartWorkflow)
+            [answer] = await asyncio.wait_for(it.client.get_workflow_handle(run.workflow_id).result(), 30)
+            assert answer["code"] == "ROLE_MISMATCH" and it.forge.names() == []
 
     asyncio.run(scenario())

@@ -24,6 +24,7 @@ from schemas.identity import (
     judge_bearer,
     judge_holder,
     judge_identity,
+    judge_starter,
     needs_reissue,
     principal_of,
     reissue_lease,
@@ -211,3 +212,12 @@ def test_who_started_a_run(stamp: tuple[str, str], scheduled_by: str, mode: Any,
 def test_a_server_start_is_never_the_local_operators(kind: str, name: str, scheduled_by: str) -> None:
     found = principal_of(kind, name, scheduled_by, "server")
     assert isinstance(found, IdentityRefusal) or found.kind != "operator"
+
+
+def test_the_fabric_itself_starts_only_its_own_operations() -> None:
+    engine = GOOD["principal"].model_copy(update={"kind": "engine"})
+    for phase in ("control", "explore", "compile", "release"):
+        refused = judge_starter(engine, phase)
+        assert refused is not None and refused.code == "ROLE_MISMATCH"
+        assert judge_starter(GOOD["principal"], phase) is judge_starter(None, phase) is None
+    assert judge_starter(engine, "operations") is None
