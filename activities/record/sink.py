@@ -66,7 +66,7 @@ class Sink:
             for note in notes:
                 checkpoint = _checkpoint(note)
                 if checkpoint is not None and (last is None or checkpoint.number > last.number):
-                    os.write(descriptor, b"\n" + note.encode())
+                    os.write(descriptor, b"\n\n" + note.encode())  # after a torn one, too
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

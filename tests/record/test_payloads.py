@@ -191,7 +191,7 @@ def test_erased_payloads_are_gone_and_the_chain_verifies(sealed: Store) -> None:
     examined = chain.examine("session")
     assert (examined.finding, examined.events, examined.erased, examined.not_checked) == (None, 5, 3, 0)
     rows = list(chain.read("session"))
-    assert [payload for _, payload in rows][0] == {"erased": True} and rows[2][1] == {}
+    assert rows[0][1] == {"erased": True} and rows[2][1] == {}
     assert (rows[-1][0].kind, rows[-1][0].actor, rows[-1][1]["reason"]) == ("payload.erased", ACTOR, "request 17")
     with pytest.raises(Refused, match="ID_CONFLICT"):
         chain.append(KEYS, ACTOR, draft("b", "gate.decision"))
@@ -224,24 +224,24 @@ def test_what_may_not_be_erased(sealed: Store) -> None:
 def test_a_payload_that_is_gone_without_an_erasure_is_found(sealed: Store) -> None:
     chain = closed(sealed)
     unguarded(sealed)
-    raw(sealed, "DELETE FROM event_payload WHERE event_id = (SELECT event_id FROM event WHERE seq = 2 AND session_id = 'session')")
+    raw(sealed, f"DELETE FROM event_payload WHERE event_id = {SECOND}")
     assert [(finding.seq, finding.code) for finding in chain.verify("session")] == [(2, "PAYLOAD_MISSING")]
 
 
+FIRST, SECOND = (f"(SELECT event_id FROM event WHERE seq = {seq} AND session_id = 'session')" for seq in (1, 2))
 TOMBSTONE = (
     "INSERT INTO payload_erasure (event_id, tenant_id, trace_id, session_id, version, authority_event_id, created_at_ms)"
-    " SELECT event_id, tenant_id, trace_id, session_id, version, {authority}, 1 FROM event WHERE seq = 2 AND session_id = 'session'"
+    " SELECT event_id, tenant_id, trace_id, session_id, version, {authority}, 1 FROM event"
+    " WHERE seq = 2 AND session_id = 'session'"
 )
 
 
-@pytest.mark.parametrize(
-    "authority", ["'nobody'", "(SELECT event_id FROM event WHERE seq = 1 AND session_id = 'session')"], ids=["none", "another kind"]
-)
+@pytest.mark.parametrize("authority", ["'nobody'", FIRST], ids=["none", "another kind"])
 def test_a_tombstone_without_an_authority_is_found(sealed: Store, authority: str) -> None:
     chain = closed(sealed)
     raw(sealed, TOMBSTONE.format(authority=authority))
     assert [finding.code for finding in chain.verify("session")] == ["TOMBSTONE_UNFOUNDED"]  # nothing was erased
-    raw(sealed, "DELETE FROM event_payload WHERE event_id = (SELECT event_id FROM event WHERE seq = 2 AND session_id = 'session')")
+    raw(sealed, f"DELETE FROM event_payload WHERE event_id = {SECOND}")
     assert [(finding.seq, finding.code) for finding in chain.verify("session")] == [(2, "TOMBSTONE_UNFOUNDED")]
 
 
@@ -249,5 +249,5 @@ def test_an_erasure_of_other_records_gives_no_authority(sealed: Store) -> None:
     chain = closed(sealed)
     Erasures(sealed.tenant("acme")).erase("session", ACTOR, "request", 5, first=1, last=1)
     raw(sealed, TOMBSTONE.format(authority="(SELECT event_id FROM event WHERE kind = 'payload.erased')"))
-    raw(sealed, "DELETE FROM event_payload WHERE event_id = (SELECT event_id FROM event WHERE seq = 2 AND session_id = 'session')")
+    raw(sealed, f"DELETE FROM event_payload WHERE event_id = {SECOND}")
     assert [(finding.seq, finding.code) for finding in chain.verify("session")] == [(2, "TOMBSTONE_UNFOUNDED")]
