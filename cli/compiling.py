@@ -16,10 +16,12 @@ from cli import session
 from cli.fabric import Json, ensure
 from cli.output import emit, say
 from cli.remediate import (
+    BudgetOption,
     FailingOption,
     RepositoryOption,
     RequirementsOption,
     TestOption,
+    budget_of,
     local_or_url,
     print_result,
     requirement_lines,
@@ -43,6 +45,7 @@ def register(app: typer.Typer) -> None:
         test: TestOption = "",
         requirements: RequirementsOption = None,
         failing: FailingOption = None,
+        budget: BudgetOption = "",
         as_json: Json = False,
     ) -> None:
         """Run a patch through Compile and its gates; the signed Evidence Bundle goes to `--out`.
@@ -56,6 +59,7 @@ def register(app: typer.Typer) -> None:
         request = CompileRequest(
             repository=local_or_url(repository), ref=base, patch=_read(patch), test_command=split_command(test),
             requirements=requirement_lines(requirements), failing_tests=tuple(failing or ()),
+            budget=budget_of(budget),
         )  # fmt: skip
         result = session.run(_compile(request))
         if result.bundle is not None and result.rejection is None:

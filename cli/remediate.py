@@ -13,9 +13,10 @@ from temporalio.client import WorkflowExecutionStatus
 
 from cli import session
 from cli.fabric import Json, ensure
+from cli.ledger import parse_amounts
 from cli.output import emit, say, show
 from schemas.error import InputError
-from schemas.request import InvalidRequest, ReleaseChoice, RemediationRequest, SessionResult, explain
+from schemas.request import Budget, InvalidRequest, ReleaseChoice, RemediationRequest, SessionResult, explain
 from schemas.session import State
 from schemas.status import SessionStatus
 from schemas.test_command import parse_test_command
@@ -52,6 +53,11 @@ FailingOption = Annotated[
 ]
 
 
+BudgetOption = Annotated[
+    str, typer.Option("--budget", metavar="UNIT=N,…", help="The most to spend, by micros, tokens, cpu_ms and wall_ms; default: policy.")
+]
+
+
 def register(app: typer.Typer) -> None:
     @app.command()
     def remediate(
@@ -65,6 +71,7 @@ def register(app: typer.Typer) -> None:
         target: Annotated[
             str | None, typer.Option(help="Branch to fast-forward with --release merge; default: the branch of --ref.")
         ] = None,
+        budget: BudgetOption = "",
         until: Annotated[Until | None, typer.Option(help="Wait for the approval request, or for the end.")] = None,
         as_json: Json = False,
     ) -> None:
@@ -78,7 +85,7 @@ def register(app: typer.Typer) -> None:
 
             gen4 remediate -r ~/src/lib -g "TypeError on empty search" --failing tests/test_db.py::test_empty --until approval
         """
-        request = _request(repository, goal, ref, test, requirements, failing, release, target)
+        request = _request(repository, goal, ref, test, requirements, failing, release, target, budget)
         result = session.run(_remediate(request, until, as_json))
         raise typer.Exit(exit_code(result))
 
@@ -101,13 +108,14 @@ def _request(
     failing: list[str] | None,
     release: Mode,
     target: str | None,
+    budget: str = "",
 ) -> RemediationRequest:
     try:
         command = split_command(test)
         return RemediationRequest(
             repository=local_or_url(repository), goal=goal, ref=ref, test_command=command,
             requirements=requirement_lines(requirements), failing_tests=tuple(failing or ()),
-            release=ReleaseChoice(mode=release.value, target=target),
+            release=ReleaseChoice(mode=release.value, target=target), budget=budget_of(budget),
         )  # fmt: skip
     except ValidationError as error:
         raise InputError("INVALID_INPUT", explain(error, RemediationRequest), "see `gen4 remediate --help`") from error
@@ -123,6 +131,20 @@ def split_command(text: str) -> tuple[str, ...]:
             "TEST_COMMAND_INVALID", str(error), "give a pytest command such as 'python -m pytest -q tests'"
         ) from error
     return words
+
+
+def budget_of(text: str) -> Budget | None:
+    """``micros=N,tokens=N`` as people write it; nothing written is no budget of one's own.
+
+    Raises:
+        InputError: BUDGET_SYNTAX, INVALID_INPUT.
+    """
+    if not text:
+        return None
+    try:
+        return Budget.model_validate(parse_amounts(text))
+    except ValidationError as error:
+        raise InputError("INVALID_INPUT", explain(error, Budget), "write --budget micros=N,tokens=N") from error
 
 
 def requirement_lines(path: Path | None) -> tuple[str, ...]:
@@ -145,7 +167,8 @@ async def _remediate(request: RemediationRequest, until: Until | None, as_json: 
     client = await connect(fabric.temporal_address, fabric.namespace, external=fabric.external)
     handle = await session.start(client, "Remediation", request, "remediation")
     say(f"session {handle.id}")
-    say(f"  watch it: {fabric.workflow_link(handle.id)}")
+    if link := fabric.workflow_link(handle.id):
+        say(f"  watch it: {link}")
     if until is None:
         document = {"workflow_id": handle.id, "run_id": handle.first_execution_run_id, "ui": fabric.workflow_link(handle.id)}
         emit(document) if as_json else show(handle.id)

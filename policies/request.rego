@@ -1,6 +1,7 @@
 # Is this request admitted? Asked once at intake.
 #
-# input: {"repository": {"kind", "plain", "admitted"}, "ref", "release": {"mode", "target"}, "limits": {"wall_ms", "candidates"}}
+# input: {"repository": {"kind", "plain", "admitted"}, "ref", "release": {"mode", "target"}, "limits": {"wall_ms", "candidates"},
+#   "budget": {unit: amount}}, of which only what the request names
 # kind: "path" or the scheme of the URL; plain: printable, no option, no helper syntax; admitted: under the operator's
 # roots, or a host that the operator lists. mode and target: "none" where the request has none.
 package gen4.request
@@ -36,6 +37,12 @@ passed contains "request.release" if {
 passed contains "request.limits" if {
 	input.limits.wall_ms <= data.limits.request.wall_ms
 	input.limits.candidates <= data.limits.request.candidates
+}
+
+passed contains "request.budget" if {
+	every unit, amount in input.budget {
+		amount <= data.ledger.limits[unit]
+	}
 }
 
 known_kinds contains "path"
@@ -75,6 +82,11 @@ findings contains {"rule_id": "request.ref", "message": message} if {
 
 findings contains {"rule_id": "request.limits", "message": message} if {
 	message := sprintf("at most %v ms of Explore and %v candidates", [data.limits.request.wall_ms, data.limits.request.candidates])
+}
+
+findings contains {"rule_id": "request.budget", "message": message} if {
+	most := [sprintf("%v %v", [amount, unit]) | some unit, amount in data.ledger.limits]
+	message := sprintf("BUDGET_ABOVE_POLICY: a session may ask for at most %v", [concat(", ", most)])
 }
 
 findings contains {"rule_id": "request.release", "message": message} if {

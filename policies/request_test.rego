@@ -7,9 +7,10 @@ good := {
 	"ref": "main",
 	"release": {"mode": "branch", "target": "none"},
 	"limits": {"wall_ms": 1800000, "candidates": 3},
+	"budget": {},
 }
 
-all := {"request.limits", "request.repository", "request.ref", "request.release"}
+all := {"request.budget", "request.limits", "request.repository", "request.ref", "request.release"}
 
 passed(changes) := decision.passed if decision := request.decision with input as object.union(good, changes)
 
@@ -88,4 +89,18 @@ test_limits_above_policy if {
 	passed({"limits": {"wall_ms": data.limits.request.wall_ms + 1}}) == all - {"request.limits"}
 	passed({"limits": {"candidates": data.limits.request.candidates + 1}}) == all - {"request.limits"}
 	passed({"limits": {"wall_ms": "long"}}) == all - {"request.limits"}
+}
+
+test_budgets_up_to_those_of_policy if {
+	passed({"budget": data.ledger.limits}) == all
+	passed({"budget": {"micros": 1}}) == all
+}
+
+test_budgets_above_policy if {
+	every unit, most in data.ledger.limits {
+		passed({"budget": {unit: most + 1}}) == all - {"request.budget"}
+	}
+	passed({"budget": {"micros": 1, "tokens": data.ledger.limits.tokens + 1}}) == all - {"request.budget"}
+	passed({"budget": {"favours": 1}}) == all - {"request.budget"}
+	passed({"budget": {"micros": "much"}}) == all - {"request.budget"}
 }

@@ -10,6 +10,7 @@ from schemas.candidate import Exploration
 from schemas.capability import Capability
 from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
 from schemas.gates import GateReport
+from schemas.ledger import Unit
 from schemas.limits import RequestedLimits
 from schemas.model import BlobRef, Digest, GitId, Payload
 from schemas.operations import (
@@ -47,6 +48,8 @@ class OpenSession(Payload):
     ref: str
     goal: str = ""
     limits: RequestedLimits = RequestedLimits()
+    budget: dict[Unit, int] | None = None
+    """The most that it may spend, by unit; default: what policy gives."""
 
 
 class RecordTransition(Payload):
@@ -130,6 +133,7 @@ class ReviewRequest(Payload):
     wall_ms: int | None = None
     candidates: int | None = None
     """None: the request searches nothing."""
+    budget: dict[Unit, int] = {}
 
 
 class ReviewPatch(Payload):

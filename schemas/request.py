@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from schemas.ledger import LARGEST, Unit
 from schemas.limits import LimitRequest
 from schemas.model import BlobRef, Digest, Door, GitId, Payload, Sha256
 from schemas.session import Outcome, State
@@ -22,6 +23,25 @@ class ReleaseChoice(Door):
     mode: ReleaseMode = "branch"
     target: str | None = None
     """Branch to fast-forward in mode ``merge``; default: the branch that ``ref`` names."""
+
+
+_Amount = Annotated[int, Field(ge=1, le=LARGEST)]
+
+
+class Budget(Door):
+    """The most that a session may spend. What is left out comes from policy; what is more than policy allows is refused."""
+
+    micros: _Amount | None = None
+    """Money, in millionths."""
+    tokens: _Amount | None = None
+    cpu_ms: _Amount | None = None
+    wall_ms: _Amount | None = None
+    """Of all sandboxes together."""
+
+    @property
+    def amounts(self) -> dict[Unit, int]:
+        """By unit, without what is left out."""
+        return self.model_dump(exclude_none=True)  # type: ignore[return-value]
 
 
 class RemediationRequest(Door):
@@ -44,6 +64,7 @@ class RemediationRequest(Door):
     """Longest Explore, in milliseconds."""
     limits: LimitRequest = LimitRequest()
     """What a sandbox of this session may use; what is left out comes from policy, what is more than policy allows is refused."""
+    budget: Budget | None = None
 
 
 class CompileRequest(Door):
@@ -60,6 +81,7 @@ class CompileRequest(Door):
     failing_tests: tuple[NodeId, ...] = ()
     limits: LimitRequest = LimitRequest()
     """As in a RemediationRequest."""
+    budget: Budget | None = None
 
 
 class ApprovalSummary(Payload):

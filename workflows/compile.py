@@ -69,7 +69,10 @@ class Compile:
             with self._progress.stage("intake"):
                 context = await call(
                     OPEN_SESSION,
-                    OpenSession(kind="compile", repository=asked.repository, ref=asked.ref, limits=asked.limits),
+                    OpenSession(
+                        kind="compile", repository=asked.repository, ref=asked.ref, limits=asked.limits,
+                        budget=asked.budget.amounts if asked.budget else None,
+                    ),
                     summary="open the session",
                 )
         except ActivityError as error:
@@ -101,7 +104,11 @@ class Compile:
     async def _admitted(self, asked: CompileRequest, plan: TestPlan, context: SessionContext) -> CompileJob:
         with self._progress.stage("policy review"):
             review = await call(
-                REVIEW_REQUEST, ReviewRequest(repository=asked.repository, ref=asked.ref), summary="is it admitted?"
+                REVIEW_REQUEST,
+                ReviewRequest(
+                    repository=asked.repository, ref=asked.ref, budget=asked.budget.amounts if asked.budget else {}
+                ),
+                summary="is it admitted?",
             )
             if review.decision != "allow":
                 raise stop("policy review", *denial(review), outcome="rejected")

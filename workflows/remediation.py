@@ -126,7 +126,8 @@ class Remediation:
                 self._context = await call(
                     OPEN_SESSION,
                     OpenSession(
-                        kind="remediation", repository=asked.repository, ref=asked.ref, goal=asked.goal, limits=asked.limits
+                        kind="remediation", repository=asked.repository, ref=asked.ref, goal=asked.goal, limits=asked.limits,
+                        budget=asked.budget.amounts if asked.budget else None,
                     ),
                     summary="open the session",
                 )
@@ -150,6 +151,7 @@ class Remediation:
                     release_target=asked.release.target,
                     wall_ms=asked.wall_ms,
                     candidates=asked.candidates,
+                    budget=asked.budget.amounts if asked.budget else {},
                 ),
                 summary="is the request admitted?",
             )

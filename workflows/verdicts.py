@@ -23,13 +23,18 @@ REMEDIES = {
 }
 
 
+_CODES = {"request.budget": "BUDGET_ABOVE_POLICY"}
+"""Rules whose refusal has a code of its own beside their name."""
+
+
 def denial(decision: PolicyDecision) -> tuple[tuple[str, ...], str, str]:
     """Codes, message and remedy of a policy's refusal."""
     rules = tuple(dict.fromkeys(rule.rule_id for rule in decision.denials))
     texts = [f"{rule.rule_id}: {rule.message}" + (f" ({rule.path})" if rule.path else "") for rule in decision.denials]
     missing = sorted(set(decision.required_checks) - {rule.rule_id for rule in decision.results})
     texts += [f"{name}: not decided" for name in missing]
-    return ("POLICY_DENIED", *rules), "; ".join(texts)[:2_000] or "denied", REMEDIES["POLICY_DENIED"]
+    codes = ("POLICY_DENIED", *rules, *(_CODES[rule] for rule in rules if rule in _CODES))
+    return codes, "; ".join(texts)[:2_000] or "denied", REMEDIES["POLICY_DENIED"]
 
 
 def failed_gate(compiled: CompileResult) -> str | None:

@@ -26,6 +26,7 @@ from activities.kernel.repositories import RepositoryRules
 from activities.record.approvals import Approvals, StoredApproval
 from activities.record.chain import EventChain
 from activities.record.checkpoints import Checkpoints
+from activities.record.ledger import Ledger
 from activities.record.sessions import Sessions
 from activities.record.store import TenantStore, now_ms
 from schemas.approval import REFUSALS, ApprovalRequest, Ruling, SignedDecision, refusal
@@ -85,6 +86,7 @@ class ControlActivities:
         self._approvals = Approvals(store)
         self._checkpoints = Checkpoints(store)
         self._sessions = Sessions(store, self._chain)
+        self._ledger = Ledger(store, self._chain)
         self._ending = Ending(store, self._chain)
         self._keys = keys
         self._policy = policy
@@ -105,7 +107,11 @@ class ControlActivities:
             config_digest="sha256:" + jcs_sha256(config), approvers_digest=Approvers.load(self._keys).digest,
         )  # fmt: skip
         payload = {**request.model_dump(mode="json"), **context.model_dump(mode="json", exclude={"keys"})}
-        self._chain.append(who.keys, who.actor, _draft(who, "session.opened", payload))
+        def together(connection: Connection) -> None:
+            self._chain.append(who.keys, who.actor, _draft(who, "session.opened", payload), connection=connection)
+            self._ledger.open_session(connection, who.keys, request.budget or {}, self._clock())
+
+        self._store.write(together)
         return context
 
     @implements(RECORD_TRANSITION)

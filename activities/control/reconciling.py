@@ -148,7 +148,7 @@ class Reconciling:
         usage = Usage(cpu_ms=held.get("cpu_ms", 0), wall_ms=held.get("wall_ms", 0), egress_bytes=held.get("egress_bytes", 0))
         self._ledger.settle(
             connection, effect.keys, effect_key=effect.effect_key, capability_id=effect.capability_id,
-            role=row.role if row else "operator", usage=usage, pricing=self._pricing, now_ms=now,
+            role=row.role if row else "operator", usage=usage, tariff=self._pricing, now_ms=now,
         )  # fmt: skip
 
 

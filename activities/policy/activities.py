@@ -42,7 +42,7 @@ class PolicyActivities:
         """Whether the request is admitted. A refusal is a decision to deny, not an error."""
         facts = request_facts(
             request.repository, request.ref, request.release_mode, request.release_target, roots=self._roots, hosts=self._hosts,
-            limits={"wall_ms": request.wall_ms or 0, "candidates": request.candidates or 0},
+            limits={"wall_ms": request.wall_ms or 0, "candidates": request.candidates or 0}, budget=request.budget,
         )  # fmt: skip
         return self._decide(REVIEW_REQUEST, "gen4.request", facts.model_dump(mode="json"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from activities.policy.spelling import hidden_characters
+from schemas.ledger import Unit
 from schemas.model import Payload
 
 MAX_ADDRESS = 4_096
@@ -28,15 +29,21 @@ class RequestFacts(Payload):
     ref: str
     release: dict[str, str]
     limits: dict[str, int]
+    budget: dict[str, int]
 
 
 def request_facts(
     repository: str, ref: str, mode: str | None, target: str | None, *, roots: Sequence[Path], hosts: Sequence[str],
-    limits: Mapping[str, int],
+    limits: Mapping[str, int], budget: Mapping[Unit, int],
 ) -> RequestFacts:  # fmt: skip
-    """What ``gen4.request`` judges; an absent mode or target is the word ``none``, a limit that does not apply 0."""
+    """What ``gen4.request`` judges; an absent mode or target is the word ``none``, a limit that does not apply 0.
+
+    ``budget`` has only what the request names.
+    """
     release = {"mode": mode or "none", "target": target or "none"}
-    return RequestFacts(repository=repository_facts(repository, roots, hosts), ref=ref, release=release, limits=dict(limits))
+    return RequestFacts(
+        repository=repository_facts(repository, roots, hosts), ref=ref, release=release, limits=dict(limits), budget=dict(budget)
+    )
 
 
 def repository_facts(repository: str, roots: Sequence[Path], hosts: Sequence[str]) -> RepositoryFacts:

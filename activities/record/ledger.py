@@ -6,8 +6,11 @@ is done, so a retry finds what its first attempt wrote: ``effect_key#n`` names t
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import resources
 from itertools import groupby
 from typing import Any, Literal
 
@@ -98,13 +101,13 @@ class Settled(Payload):
 class Ledger:
     """Args:
     chain: where it is told; default: the tenant's own.
-    rules: first values, from policy data.
+    rules: first values; default: those of policy.
     """
 
     def __init__(self, store: TenantStore, chain: EventChain | None = None, rules: LedgerRules | None = None) -> None:
         self._store = store
         self._chain = chain or EventChain(store)
-        self._rules = rules or FIRST_RULES
+        self._rules = rules or policy_rules()
         self._rows = LedgerRows(store)
 
     # --- accounts ----------------------------------------------------------------------------------------------------
@@ -582,22 +585,10 @@ class Ledger:
         self._chain.append(keys, by, draft, connection=connection)
 
 
-FIRST_RULES = LedgerRules(
-    tenant_grants={
-        "micros": 10_000_000_000, "tokens": 10_000_000_000, "cpu_ms": 3_600_000_000_000, "wall_ms": 3_600_000_000_000,
-        "egress_bytes": 10_000_000_000_000,
-    },
-    session_budget={
-        "micros": 5_000_000, "tokens": 2_000_000, "cpu_ms": 345_600_000, "wall_ms": 172_800_000, "egress_bytes": 1_073_741_824,
-    },
-    allotment_step={
-        "micros": 200_000, "tokens": 100_000, "cpu_ms": 14_400_000, "wall_ms": 14_400_000, "egress_bytes": 67_108_864,
-    },
-    window_ms=3_600_000,
-    session_window={"micros": 1_000_000},
-    tenant_window={"micros": 100_000_000},
-)  # fmt: skip
-"""As in policies/data.json; a test keeps them equal."""
+@cache
+def policy_rules() -> LedgerRules:
+    """``ledger`` of the policy that this program came with. Raises pydantic.ValidationError where a number is missing."""
+    return LedgerRules.model_validate(json.loads((resources.files("policies") / "data.json").read_bytes())["ledger"])
 
 
 def _round(stored: StoredReservation) -> int:

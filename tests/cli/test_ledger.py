@@ -16,8 +16,10 @@ from activities.record.ledger import Ledger
 from cli.ledger import parse_amounts
 from cli.local import open_local
 from cli.main import run
+from cli.remediate import budget_of
 from schemas.error import InputError
 from schemas.ledger import Usage
+from schemas.request import Budget
 from schemas.tariff import Tariff
 from schemas.task import TraceKeys
 from workers.settings import Settings
@@ -168,6 +170,15 @@ def test_people_read_it_too(home: Path, spent: Path, capsys: pytest.CaptureFixtu
 def test_an_unknown_session_is_said(gen4: Gen4) -> None:
     code, answer = gen4("ledger", "balance", "--session", "nobody")
     assert (code, answer["error"]["code"]) == (2, "SESSION_UNKNOWN")
+
+
+def test_a_budget_as_people_write_it() -> None:
+    assert budget_of("") is None
+    assert budget_of("micros=5,tokens=7") == Budget(micros=5, tokens=7)
+    for text, code in (("micros=0", "INVALID_INPUT"), ("egress_bytes=5", "INVALID_INPUT"), ("five", "BUDGET_SYNTAX")):
+        with pytest.raises(InputError) as refused:
+            budget_of(text)
+        assert refused.value.code == code
 
 
 def test_amounts_of_a_budget() -> None:

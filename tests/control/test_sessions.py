@@ -14,8 +14,9 @@ from activities.control.activities import uuid7
 from activities.control.approvers import Approvers, add_approver, ensure_operator, new_key
 from activities.kernel.repositories import RepositoryRules
 from activities.record.home import Home
+from activities.record.ledger import Ledger, policy_rules
 from schemas.capabilities import OpenSession, RecordTransition
-from schemas.error import InputError
+from schemas.error import InputError, Refused
 from schemas.session import IllegalTransition, Signal, State, step
 from tests.control.conftest import Desk
 
@@ -27,7 +28,18 @@ def test_opening_freezes_the_settings_and_names_the_requester(desk: Desk, tmp_pa
     assert context == desk.do(desk.control.open_session, request, "open")
     assert (context.requester_id, context.keys) == ("operator", desk.keys)
     assert context.approvers_digest == Approvers.load(desk.home.keys).digest
-    assert desk.kinds() == ["session.opened"]
+    assert desk.kinds() == ["session.opened", "config.changed"]
+
+
+def test_opening_gives_the_session_its_budget(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    request = OpenSession(kind="remediation", repository=str(tmp_path / "repo"), ref="HEAD", budget={"micros": 1_000})
+    desk.do(desk.control.open_session, request, "open")
+    limits = {account.unit: account.credit_limit for account in Ledger(desk.tenant).balances("s")}
+    assert limits == {**policy_rules().session_budget, "micros": 1_000}
+    other = request.model_copy(update={"budget": {"micros": 2_000}})
+    with pytest.raises(Refused, match="ID_CONFLICT"):
+        desk.do(desk.control.open_session, other, "open")
 
 
 @pytest.mark.parametrize(

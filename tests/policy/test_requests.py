@@ -16,7 +16,7 @@ HOSTS = ("git.example.org",)
 
 def verdict(opa: RunningOpa, repository: str, roots: tuple[Path, ...] = ()) -> str:
     limits = {"wall_ms": 1_800_000, "candidates": 3}
-    facts = request_facts(repository, "main", "branch", None, roots=roots, hosts=HOSTS, limits=limits)
+    facts = request_facts(repository, "main", "branch", None, roots=roots, hosts=HOSTS, limits=limits, budget={})
     return opa.engine.decide("gen4.request", facts.model_dump(mode="json")).decision
 
 

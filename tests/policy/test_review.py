@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from schemas.policy import PolicyDecision
 from schemas.task import TraceKeys
 from schemas.testing import Patch
 from tests.policy.running import RunningOpa
+from workflows.verdicts import denial
 
 pytestmark = pytest.mark.usefixtures("admitted")
 
@@ -174,7 +176,7 @@ def test_denials_name_the_file(review: Review) -> None:
 
 
 def test_requests(review: Review, tmp_path: Path) -> None:
-    def ask(repository: str, ref: str = "main", **release: str) -> str:
+    def ask(repository: str, ref: str = "main", **release: Any) -> str:
         with as_somebody():
             return review.activities.review_request(ReviewRequest(repository=repository, ref=ref, **release)).decision
 
@@ -182,3 +184,13 @@ def test_requests(review: Review, tmp_path: Path) -> None:
     assert ask(inside) == ask(inside, "HEAD", release_mode="branch") == ask("https://git.example.org/a") == "allow"
     assert ask(inside, release_mode="merge", release_target="main") == "allow"
     assert ask("/etc") == ask(inside, "--upload-pack=x") == ask(inside, release_mode="merge", release_target="HEAD") == "deny"
+    assert ask(inside, budget={"micros": 20_000_000, "cpu_ms": 1}) == "allow"
+    assert ask(inside, budget={"micros": 20_000_001}) == ask(inside, budget={"egress_bytes": 1}) == "deny"
+
+
+def test_a_budget_above_policy_is_refused_by_its_code(review: Review, tmp_path: Path) -> None:
+    with as_somebody():
+        request = ReviewRequest(repository=str(tmp_path / "repository"), ref="main", budget={"tokens": 10**12})
+        codes, message, _ = denial(review.activities.review_request(request))
+    assert codes == ("POLICY_DENIED", "request.budget", "BUDGET_ABOVE_POLICY")
+    assert "at most" in message and "20000000 micros" in message
