@@ -172,12 +172,15 @@ def _probes(call: Call) -> bool:
 
 @asynccontextmanager
 async def _beating(outbound: ActivityOutboundInterceptor) -> AsyncIterator[None]:
-    """Tell the server that this attempt lives, whatever its implementation does: a dead worker is noticed within seconds."""
+    """Tell the server that this attempt lives, whatever its implementation does: a dead worker is noticed within seconds.
+
+    The first beat comes after a second, so that what is over by then, nearly everything, costs the server no call more.
+    """
 
     async def beat() -> None:
         while True:
-            outbound.heartbeat()  # activity.heartbeat would wait for this very loop while a thread runs the activity
             await asyncio.sleep(BEAT_S)
+            outbound.heartbeat()  # activity.heartbeat would wait for this very loop while a thread runs the activity
 
     if not activity.info().heartbeat_timeout:
         yield

@@ -54,7 +54,7 @@ class ExecutionRows:
         def run(transaction: Connection) -> ExecutionRow:
             stored = _find(transaction, row.tenant_id, row.workflow_id, row.run_id)
             if stored is None:
-                transaction.execute(EXECUTION.insert().values(**row.model_dump(), version="1", created_at_ms=now_ms()))
+                transaction.execute(EXECUTION.insert(), {**row.model_dump(), "version": "1", "created_at_ms": now_ms()})
                 return row
             if stored != row:
                 raise Refused("ID_CONFLICT", f"run {row.run_id} of {row.workflow_id} is recorded with other facts")

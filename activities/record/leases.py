@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, select
 
 from activities.record.chain import EventChain
 from activities.record.store import TenantStore
@@ -19,6 +19,14 @@ from schemas.task import TraceKeys
 ENGINE = Actor(principal_id="gen4", kind="engine")
 """Leases are issued by the fabric itself, in the name of whoever holds them."""
 REASON_CHARS = 256
+
+_NEWEST = (
+    select(SESSION_LEASE)
+    .where(SESSION_LEASE.c.tenant_id == bindparam("tenant"), SESSION_LEASE.c.session_id == bindparam("session"))
+    .order_by(SESSION_LEASE.c.generation.desc())
+    .limit(1)
+)
+_NEWEST_LOCKED = _NEWEST.with_for_update()
 
 
 class Leases:
@@ -126,13 +134,7 @@ class Leases:
         return [_lease(row) for row in rows]
 
     def _newest(self, connection: Connection, session_id: str, *, lock: bool = False) -> Row[Any] | None:
-        query = (
-            select(SESSION_LEASE)
-            .where(SESSION_LEASE.c.tenant_id == self._mine, SESSION_LEASE.c.session_id == session_id)
-            .order_by(SESSION_LEASE.c.generation.desc())
-            .limit(1)
-        )
-        return connection.execute(query.with_for_update() if lock else query).first()
+        return connection.execute(_NEWEST_LOCKED if lock else _NEWEST, {"tenant": self._mine, "session": session_id}).first()
 
     def _insert(self, connection: Connection, keys: TraceKeys, lease: SessionLease) -> SessionLease:
         """The unique generation decides who wins; the loser adopts."""
