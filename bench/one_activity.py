@@ -1,4 +1,4 @@
-"""The smallest workflow that there is: one call of one capability."""
+"""The smallest workflow that there is: one call of one capability. It loads none of our workflows, which takes longer than running."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from temporalio import workflow
 
 from schemas.capabilities import FETCH_SOURCE, FetchSource
 from schemas.task import Source
-from workflows.calling import RETRY
 
 
 @workflow.defn(name="Remediation")
@@ -20,6 +19,5 @@ class OneActivity:
         source: Source = await workflow.execute_activity(
             FETCH_SOURCE.id, FetchSource(repository="/repository", ref="HEAD"), task_queue=activity_queue,
             result_type=Source, start_to_close_timeout=timedelta(seconds=60), heartbeat_timeout=FETCH_SOURCE.heartbeat,
-            retry_policy=RETRY,
         )  # fmt: skip
         return source.base_tree
