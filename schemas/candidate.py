@@ -40,7 +40,7 @@ class Candidate(Payload):
     rank: int = 0
 
 
-StopReason = Literal["enough", "exhausted", "wall_time", "no_suspects", "no_failing_test", "no_tests"]
+StopReason = Literal["enough", "exhausted", "steps", "wall_time", "no_suspects", "no_failing_test", "no_tests"]
 
 
 class Exploration(Payload):

@@ -51,12 +51,12 @@ class LimitRequest(RequestedLimits):
 
 
 class AttemptLimits(Payload):
-    """What one attempt of an activity may do altogether; enforced by its meter."""
+    """What one attempt of an activity may do altogether."""
 
     tool_calls: _Positive
     """Sandboxes started."""
     steps: _Positive
-    """Edits tried."""
+    """Edits tried; a repair keeps what it has found and ends."""
     tokens: _Positive
     """Of models, prompts included."""
 

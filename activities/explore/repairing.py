@@ -14,6 +14,7 @@ from activities.explore.recording import RecordedSearch, Stores
 from activities.explore.search import Goal, Search
 from activities.explore.space import Space
 from activities.explore.tracing import targets_of
+from activities.kernel.limiting import KernelPolicy
 from activities.kernel.sandbox.port import SandboxProcess
 from schemas.candidate import Candidate, Exploration, StopReason, Suspect
 from schemas.capabilities import Repair
@@ -53,7 +54,8 @@ class Repairing:
         space = Space(suspects, self._read, files_of(list(self._outcomes)))
         if not space.units:
             return _nothing("no_suspects", _why_no_unit(suspects, files_of(list(self._outcomes))))
-        goal = Goal(targets, bool(request.named_targets), request.keep, request.wall_ms)
+        steps = KernelPolicy.load().limits.attempt.steps
+        goal = Goal(targets, bool(request.named_targets), request.keep, request.wall_ms, steps)
         return self._search(goal, space, suspects)
 
     def _search(self, goal: Goal, space: Space, suspects: list[Suspect]) -> Exploration:

@@ -2,7 +2,7 @@
 
 1 go on from the cursor, or begin            4 confirm a plausible one in a fresh process on the real tree
 2 submit a few edits ahead of their verdicts 5 save the cursor when it is due
-3 take the verdict on the oldest             6 stop: enough, nothing left, or the time is over
+3 take the verdict on the oldest             6 stop: enough, nothing left, steps or time used up
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ SAVE_EVERY_S = 1.5
 
 @dataclass(frozen=True)
 class Goal:
-    """``targets``: the failing tests; ``named``: the request named them, so all must pass."""
+    """``targets``: the failing tests; ``named``: the request named them, so all must pass; ``steps``: edits tried at most."""
 
     targets: tuple[str, ...]
     named: bool
     keep: int
     wall_ms: int
+    steps: int
 
 
 class Journal(Protocol):
@@ -73,6 +74,8 @@ class Search:
                 return self._end("enough")
             if self._elapsed_ms() >= self.goal.wall_ms:
                 return self._end("wall_time")
+            if self.progress.tried >= self.goal.steps:
+                return self._end("steps")
             self._submit_ahead(edits)
             if not self._open:
                 return self._end("exhausted")

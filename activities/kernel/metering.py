@@ -28,7 +28,7 @@ class Meter:
         self._allowed = allowed
         self._clock = clock
         self._lock = threading.Lock()
-        self._tool_calls = self._steps = self._cpu_ms = self._egress_bytes = 0
+        self._tool_calls = self._cpu_ms = self._egress_bytes = 0
         self._prompt = self._completion = self._cached = 0
         self._model: str | None = None
         self._running = 0
@@ -39,12 +39,6 @@ class Meter:
         with self._lock:
             self._require("tool_calls", self._tool_calls + 1)
             self._tool_calls += 1
-
-    def step(self, count: int = 1) -> None:
-        """Before an edit is tried. Raises Stopped(STEPS_LIMIT)."""
-        with self._lock:
-            self._require("steps", self._steps + count)
-            self._steps += count
 
     def tokens(self, model: str, *, prompt: int, completion: int, cached: int = 0) -> None:
         """After a model answered: what was used is counted, and then refused if it is too much. Raises Stopped(TOKENS_LIMIT)."""

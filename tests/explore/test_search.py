@@ -84,10 +84,12 @@ class Journal:
         self.saved, self.saved_told = progress, len(self.told)
 
 
-def search(server: Server, journal: Journal, progress: Progress | None = None, keep: int = 2, named: bool = False) -> Search:
+def search(
+    server: Server, journal: Journal, progress: Progress | None = None, keep: int = 2, named: bool = False, steps: int = 10_000
+) -> Search:
     # Two seconds pass between any two looks at the clock, so the cursor is saved behind every verdict.
     clock = itertools.count(0.0, 2.0).__next__
-    return Search(space(), server, journal, Goal(("a", "b"), named, keep, WALL_MS), progress or Progress(), clock)
+    return Search(space(), server, journal, Goal(("a", "b"), named, keep, WALL_MS, steps), progress or Progress(), clock)
 
 
 def test_edits_are_tried_in_the_order_of_the_space_until_it_is_empty() -> None:
@@ -110,6 +112,13 @@ def test_a_patch_that_does_not_hold_in_a_fresh_process_is_not_kept() -> None:
     done = search(Server(frozenset({"="})), Journal(holds=False))
     assert done.run() == "exhausted"
     assert done.progress.found == ()
+
+
+def test_it_tries_no_more_edits_than_policy_allows_also_over_several_attempts() -> None:
+    first = search(Server(frozenset()), Journal(), steps=5)
+    assert (first.run(), first.progress.tried) == ("steps", 5)
+    again = search(Server(frozenset()), Journal(), first.progress, steps=7)
+    assert (again.run(), again.progress.tried) == ("steps", 7)
 
 
 def test_time_that_an_earlier_attempt_used_counts() -> None:
@@ -145,7 +154,8 @@ def test_named_targets_leave_out_statements_that_not_all_of_them_run() -> None:
     ]
     for named in (True, False):
         server = Server(frozenset())
-        found = Search(Space(suspects, {"m.py": SOURCE}.get), server, Journal(), Goal(("a", "b"), named, 1, 60_000), Progress())
+        goal = Goal(("a", "b"), named, 1, 60_000, 10_000)
+        found = Search(Space(suspects, {"m.py": SOURCE}.get), server, Journal(), goal, Progress())
         found.run()
         lines = {edit.line: targets for _, edit, targets in server.asked}
         assert lines.get(3) == (None if named else (1,))
