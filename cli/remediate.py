@@ -54,7 +54,7 @@ FailingOption = Annotated[
 
 
 BudgetOption = Annotated[
-    str, typer.Option("--budget", metavar="UNIT=N,…", help="The most to spend, by micros, tokens, cpu_ms and wall_ms; default: policy.")
+    str, typer.Option("--budget", metavar="UNIT=N,…", help="The most to spend: micros, tokens, cpu_ms, wall_ms.")
 ]
 
 
