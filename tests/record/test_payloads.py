@@ -224,11 +224,14 @@ def test_what_may_not_be_erased(sealed: Store) -> None:
 def test_a_payload_that_is_gone_without_an_erasure_is_found(sealed: Store) -> None:
     chain = closed(sealed)
     unguarded(sealed)
-    raw(sealed, f"DELETE FROM event_payload WHERE event_id = {SECOND}")
+    raw(sealed, WITHOUT_SECOND)
     assert [(finding.seq, finding.code) for finding in chain.verify("session")] == [(2, "PAYLOAD_MISSING")]
 
 
-FIRST, SECOND = (f"(SELECT event_id FROM event WHERE seq = {seq} AND session_id = 'session')" for seq in (1, 2))
+FIRST = "(SELECT event_id FROM event WHERE seq = 1 AND session_id = 'session')"
+WITHOUT_SECOND = (
+    "DELETE FROM event_payload WHERE event_id = (SELECT event_id FROM event WHERE seq = 2 AND session_id = 'session')"
+)
 TOMBSTONE = (
     "INSERT INTO payload_erasure (event_id, tenant_id, trace_id, session_id, version, authority_event_id, created_at_ms)"
     " SELECT event_id, tenant_id, trace_id, session_id, version, {authority}, 1 FROM event"
@@ -241,7 +244,7 @@ def test_a_tombstone_without_an_authority_is_found(sealed: Store, authority: str
     chain = closed(sealed)
     raw(sealed, TOMBSTONE.format(authority=authority))
     assert [finding.code for finding in chain.verify("session")] == ["TOMBSTONE_UNFOUNDED"]  # nothing was erased
-    raw(sealed, f"DELETE FROM event_payload WHERE event_id = {SECOND}")
+    raw(sealed, WITHOUT_SECOND)
     assert [(finding.seq, finding.code) for finding in chain.verify("session")] == [(2, "TOMBSTONE_UNFOUNDED")]
 
 
@@ -249,5 +252,5 @@ def test_an_erasure_of_other_records_gives_no_authority(sealed: Store) -> None:
     chain = closed(sealed)
     Erasures(sealed.tenant("acme")).erase("session", ACTOR, "request", 5, first=1, last=1)
     raw(sealed, TOMBSTONE.format(authority="(SELECT event_id FROM event WHERE kind = 'payload.erased')"))
-    raw(sealed, f"DELETE FROM event_payload WHERE event_id = {SECOND}")
+    raw(sealed, WITHOUT_SECOND)
     assert [(finding.seq, finding.code) for finding in chain.verify("session")] == [(2, "TOMBSTONE_UNFOUNDED")]
