@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from cli.fabric import Json
-from cli.local import LocalStore, open_local
+from cli.local import LocalStore
+from cli.operator import open_to_look
 from cli.output import emit, inert_json, results, show
 from schemas.error import InputError
 from schemas.task import TENANT_CHAIN, UNTRACED
@@ -30,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `gen4 events remediation-… --verify`
         """
-        local = open_local(read_settings())
+        local = open_to_look(read_settings())
         session_id = session_of(local, id)
         if verify:
             raise typer.Exit(_verify(local, session_id, as_json))
@@ -46,7 +47,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def trajectory(id: IdArgument, as_json: Json = False) -> None:
         """The recorded steps of Explore, one JSON object per line."""
-        local = open_local(read_settings())
+        local = open_to_look(read_settings())
         session_id = session_of(local, id)
         for event, payload in local.chain.read(session_id):
             if event.kind == "trajectory.sealed":

@@ -14,7 +14,7 @@ from activities.record.leases import Leases
 from activities.record.store import now_ms
 from cli.fabric import Json
 from cli.local import LocalStore, open_local
-from cli.operator import SshKey, TokenFile, caller_of, operator_of
+from cli.operator import READERS, SshKey, TokenFile, caller_of, operator_of
 from cli.output import emit, show
 from schemas.error import InputError
 from schemas.event import Actor
@@ -24,7 +24,6 @@ from workers.settings import read_settings
 Reason = Annotated[str, typer.Option(help="Why; recorded.")]
 PrincipalId = Annotated[str, typer.Argument(metavar="ID", help="Principal id, exactly as registered.")]
 RoleName = Annotated[Role, typer.Argument(metavar="ROLE", help="As `gen4 role list` names them.")]
-_LOOK: tuple[Role, ...] = ("auditor", "operator", "tenant_admin", "release_captain")
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +56,7 @@ def _register_tenant(app: typer.Typer) -> None:
 
         Example: `gen4 tenant show --json`
         """
-        local, _ = _open(token_file, *_LOOK, look=True)
+        local, _ = _open(token_file, *READERS, look=True)
         found = Directory(local.store).tenant()
         if found is None:
             raise InputError("TENANT_INACTIVE", f"tenant {local.tenant_id} is unknown", "start its fabric: gen4 up")
@@ -95,7 +94,7 @@ def _register_principals(app: typer.Typer) -> None:
 
         Example: `gen4 principal list --json`
         """
-        local, _ = _open(token_file, *_LOOK, look=True)
+        local, _ = _open(token_file, *READERS, look=True)
         directory = Directory(local.store)
         found = [(one, directory.roles(one.principal_id)) for one in directory.principals()]
         if as_json:
@@ -166,7 +165,7 @@ def _register_roles(app: typer.Typer) -> None:
 
         Example: `gen4 role list --json`
         """
-        local, _ = _open(token_file, *_LOOK, look=True)
+        local, _ = _open(token_file, *READERS, look=True)
         policies = Directory(local.store).policies()
         if as_json:
             emit([policy.model_dump(mode="json") for policy in policies])
@@ -210,7 +209,7 @@ def _register_leases(app: typer.Typer) -> None:
 
         Example: `gen4 lease list --live`
         """
-        local, _ = _open(token_file, *_LOOK, look=True)
+        local, _ = _open(token_file, *READERS, look=True)
         found = Leases(local.store).all(live_at_ms=now_ms() if live else None)
         if as_json:
             emit([lease.model_dump(mode="json", exclude_none=True) for lease in found])

@@ -14,7 +14,7 @@ from activities.control.oidc import SIZE_LIMIT, load_issuers
 from activities.control.seeding import ensure_people
 from activities.record.directory import Directory
 from activities.record.store import now_ms
-from cli.local import LocalStore
+from cli.local import LocalStore, open_local
 from schemas.error import InputError, Refused
 from schemas.event import Actor
 from schemas.identity import Principal, Role
@@ -30,6 +30,9 @@ SshKey = Annotated[
     Path | None,
     typer.Option("--ssh-key", metavar="FILE", help="SSH key of whoever gives this command (GEN4_SSH_KEY)."),
 ]
+
+READERS: tuple[Role, ...] = ("auditor", "operator", "tenant_admin", "release_captain")
+"""Who may look at what was recorded."""
 
 
 def operator_of(
@@ -73,6 +76,13 @@ def caller_of(
         raise Refused("CREDENTIAL_MISSING", "keys/issuers.json says that everybody proves who he is", remedy)
     ensure_local(local)
     return door.by_uid(os.geteuid(), roles)
+
+
+def open_to_look(settings: Settings) -> LocalStore:
+    """The home's store, for whoever may read its records: see :data:`READERS`, and :func:`caller_of` for what is raised."""
+    local = open_local(settings)
+    caller_of(local, settings, *READERS, purpose="look")
+    return local
 
 
 def ensure_local(local: LocalStore) -> None:

@@ -168,7 +168,8 @@ def test_a_home_with_issuers_believes_credentials_only(home: Path, gen4: Gen4, i
         return str(path)
 
     assert code_of(gen4("whoami")) == (1, "CREDENTIAL_MISSING")
-    assert code_of(gen4("role", "list")) == (1, "CREDENTIAL_MISSING")
+    for look in (("role", "list"), ("events", "tenant"), ("trajectory", "tenant")):
+        assert code_of(gen4(*look)) == (1, "CREDENTIAL_MISSING")
     given = token()
     assert gen4("whoami", "--token-file", given)[1]["principal_id"] == "alice"
     assert gen4("role", "list", "--token-file", given)[0] == 0
