@@ -139,7 +139,8 @@ async def _remediate(
     )
     handle = await session.start(client, "Remediation", request, "demo")
     show(f"session {handle.id}")
-    show(f"  watch it: {state.workflow_link(handle.id)}")
+    if link := state.workflow_link(handle.id):
+        show(f"  watch it: {link}")
     stages = session.display()
     waiting = await session.follow(handle, lambda now: now.approval is not None and now.approval.status == "pending", stages)
     if waiting is not None and waiting.approval is not None:

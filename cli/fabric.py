@@ -109,7 +109,7 @@ def _print(state: FabricState, as_json: bool, schedules: list[ScheduleState] | N
     if state.ui_url:
         show(f"  Temporal UI   {state.ui_url}")
         show(f"  start a fix   {state.start_form}")
+        show('                input: {"repository": "/path/to/repository", "goal": "what is wrong"}')
     if state.metrics_url:
         show(f"  metrics       {state.metrics_url}, of the Temporal SDK {state.temporal_metrics_url}")
-    show('                input: {"repository": "/path/to/repository", "goal": "what is wrong"}')
     show(f"  repositories  must lie under {os.pathsep.join(state.repository_roots)}")
