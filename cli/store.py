@@ -40,7 +40,9 @@ def register(app: typer.Typer) -> None:
         Example: `gen4 store backup /backups/gen4-$(date +%F).db`
         """
         settings = read_settings()
-        operator_of(open_local(settings), settings, "tenant_admin", token_file=token_file)
+        local = open_local(settings)
+        operator_of(local, settings, "tenant_admin", token_file=token_file)
+        local.close()
         back_up(settings.store_address, file)
         size = file.stat().st_size
         emit({"file": str(file), "bytes": size}) if as_json else show(f"{file}: {size} bytes")
@@ -77,14 +79,16 @@ def register(app: typer.Typer) -> None:
     @group.command()
     def migrate(as_json: Json = False) -> None:
         """Bring the store to the shape that this program needs. `gen4 up` does it too; with PostgreSQL, run it as the owner."""
-        store = Store.open(read_settings().store_address)
-        store.close()
+        settings = read_settings()
+        Home.open(settings.home)
+        Store.open(settings.store_address).close()
         emit({"version": HEAD}) if as_json else show(f"the store is at {HEAD}")
 
     @group.command()
     def info(as_json: Json = False) -> None:
         """Where the store is, at which version, and how many events each tenant has."""
         settings = read_settings()
+        Home.open(settings.home)
         store = Store.open(settings.store_address)
         found = standings(store)
         store.close()
