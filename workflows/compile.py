@@ -95,7 +95,10 @@ class Compile:
                 raise
             if (failure := failure_of(error)) is not None and failure.type == "RUN_RESET":
                 raise failure from None
-            result, ending = self._rejected(context, rejection_of(error, "compile"), "failed"), ("failed_final", "failed")
+            why = rejection_of(error, "compile")
+            killed = "KILL_SWITCH" in why.codes
+            ending = ("kill_switch", "cancelled") if killed else ("failed_final", "failed")
+            result = self._rejected(context, why, "cancelled" if killed else "failed")
         await self._close(context, *ending, result.rejection)
         self._result = result
         self._show()

@@ -393,6 +393,8 @@ class Remediation:
 
     async def _close(self, reason: CloseReason, outcome: Outcome, why: Rejection | None = None) -> None:
         """Record the end, cancel what is open, and leave the result."""
+        if why is not None and "KILL_SWITCH" in why.codes:
+            reason, outcome = "kill_switch", "cancelled"
         await self._refuse_late()
         text = f"{', '.join(why.codes)}: {why.message}" if why else ""
         if outcome == "merged":
@@ -424,7 +426,12 @@ class Remediation:
     async def _refuse_late(self) -> None:
         """Decisions that came after the one that counted, or too late, are judged too, so that each is on record."""
         while self._approval is not None and self._inbox:
-            await self._judge(self._approval, self._inbox.popleft())
+            try:
+                await self._judge(self._approval, self._inbox.popleft())
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise
+                # The gate let nobody judge it, and recorded that; the session closes all the same.
 
     def _session_result(self, outcome: Outcome, why: Rejection | None) -> SessionResult:
         info, compiled, approval = workflow.info(), self._compiled, self._approval
