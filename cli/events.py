@@ -17,7 +17,7 @@ from activities.record.views import Views
 from cli.checkpoints import CheckpointFile, findings_of, seen_sessions
 from cli.fabric import Json
 from cli.local import LocalStore, open_local
-from cli.operator import SshKey, TokenFile, open_to_look, operator_of
+from cli.operator import READERS, SshKey, TokenFile, caller_of, open_to_look, operator_of
 from cli.output import emit, inert_json, results, show
 from schemas.error import InputError
 from schemas.event import Event
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
     def events(
         words: Annotated[
             list[str] | None,
-            typer.Argument(metavar="[erase] ID", help="Workflow or session id; `tenant`: the tenant's own chain.", show_default=False),
+            typer.Argument(metavar="[erase] ID", show_default=False, help="Workflow or session id; `tenant`: its own chain."),
         ] = None,
         verify: Annotated[
             bool, typer.Option("--verify", help="Check chain, payloads, checkpoints; exit code 1 names the first bad record.")
@@ -107,12 +107,8 @@ def session_of(local: LocalStore, id: str) -> str:
 
 
 def _to_look(settings: Settings, token_file: Path | None, ssh_key: Path | None) -> LocalStore:
-    if token_file is None and ssh_key is None:
-        return open_to_look(settings)
     local = open_local(settings)
-    operator_of(
-        local, settings, "operator", "tenant_admin", "auditor", token_file=token_file, ssh_key=ssh_key, purpose="look"
-    )
+    caller_of(local, settings, *READERS, token_file=token_file, ssh_key=ssh_key, purpose="look")
     return local
 
 

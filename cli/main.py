@@ -11,7 +11,22 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from cli import approvals, breakers, compiling, doctor, events, fabric, identity, kill, ledger, output, remediate, store, verify
+from cli import (
+    approvals,
+    breakers,
+    checkpoints,
+    compiling,
+    doctor,
+    events,
+    fabric,
+    identity,
+    kill,
+    ledger,
+    output,
+    remediate,
+    store,
+    verify,
+)
 from schemas.error import Gen4Error
 
 app = typer.Typer(
@@ -31,6 +46,7 @@ identity.register(app)
 kill.register(app)
 breakers.register(app)
 ledger.register(app)
+checkpoints.register(app)
 
 INTERRUPTED = 130
 

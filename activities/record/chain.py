@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import rfc8785
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, exists, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, exists, func, select
 
 from activities.record.locks import hold
 from activities.record.payloads import DataKey
@@ -86,14 +86,14 @@ class EventChain:
         bodies = [_canonical(draft) for draft in drafts]
 
         def run(transaction: Connection) -> tuple[Event, ...]:
-            return self._append(transaction, keys, actor, drafts, bodies)
+            return self._append(transaction, keys, actor, drafts, bodies, self._clock())
 
         return run(connection) if connection is not None else self._store.write(run)
 
     def _append(
-        self, connection: Connection, keys: TraceKeys, actor: Actor, drafts: Sequence[EventDraft], bodies: Sequence[bytes]
-    ) -> tuple[Event, ...]:
-        time_ms = self._clock()
+        self, connection: Connection, keys: TraceKeys, actor: Actor, drafts: Sequence[EventDraft], bodies: Sequence[bytes],
+        time_ms: int,
+    ) -> tuple[Event, ...]:  # fmt: skip
         hold(connection, "chain", keys.tenant_id, keys.session_id)  # before anything is looked up: other processes append too
         recorded = self._recorded(connection, keys.tenant_id, [draft.idempotency_key for draft in drafts])
         data_key = self._sealing_key(connection, time_ms) if len(recorded) < len(drafts) else None
@@ -144,7 +144,7 @@ class EventChain:
             made = vault.newest(connection, tenant_id)
             payload = {"key_id": made.key_id if made else None, "purpose": "payload", "algorithm": "AES-256-GCM"}
             draft = EventDraft(kind="key.created", idempotency_key=f"key.created/{payload['key_id']}", payload=payload)
-            self._append(connection, tenant_keys(tenant_id), ENGINE, [draft], [_canonical(draft)])
+            self._append(connection, tenant_keys(tenant_id), ENGINE, [draft], [_canonical(draft)], time_ms)
         return vault.newest(connection, tenant_id)
 
     def _refuse_another(
@@ -175,8 +175,8 @@ class EventChain:
 
     def sessions(self) -> list[str]:
         """Ids of all sessions with a chain, oldest first."""
-        first = (EVENT.c.tenant_id == self._store.tenant_id) & (EVENT.c.seq == 1)
-        query = select(EVENT.c.session_id).where(first).order_by(EVENT.c.recorded_at_ms)
+        mine = select(EVENT.c.session_id).where(EVENT.c.tenant_id == self._store.tenant_id).group_by(EVENT.c.session_id)
+        query = mine.order_by(func.min(EVENT.c.recorded_at_ms), EVENT.c.session_id)
         return [str(value) for value in self._store.read(lambda connection: connection.execute(query).scalars().all())]
 
     def _page(self, session_id: str, after: int) -> list[tuple[Event, dict[str, Any]]]:
