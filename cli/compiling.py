@@ -18,10 +18,12 @@ from cli.output import emit, say
 from cli.remediate import (
     BudgetOption,
     FailingOption,
+    LimitsOption,
     RepositoryOption,
     RequirementsOption,
     TestOption,
     budget_of,
+    limits_of,
     local_or_url,
     print_result,
     requirement_lines,
@@ -46,6 +48,7 @@ def register(app: typer.Typer) -> None:
         requirements: RequirementsOption = None,
         failing: FailingOption = None,
         budget: BudgetOption = "",
+        limits: LimitsOption = "",
         as_json: Json = False,
     ) -> None:
         """Run a patch through Compile and its gates; the signed Evidence Bundle goes to `--out`.
@@ -59,7 +62,7 @@ def register(app: typer.Typer) -> None:
         request = CompileRequest(
             repository=local_or_url(repository), ref=base, patch=_read(patch), test_command=split_command(test),
             requirements=requirement_lines(requirements), failing_tests=tuple(failing or ()),
-            budget=budget_of(budget),
+            budget=budget_of(budget), limits=limits_of(limits),
         )  # fmt: skip
         result = session.run(_compile(request))
         if result.bundle is not None and result.rejection is None:

@@ -16,6 +16,7 @@ from cli.fabric import Json, ensure
 from cli.ledger import parse_amounts
 from cli.output import emit, say, show
 from schemas.error import InputError
+from schemas.limits import LimitRequest
 from schemas.request import Budget, InvalidRequest, ReleaseChoice, RemediationRequest, SessionResult, explain
 from schemas.session import State
 from schemas.status import SessionStatus
@@ -56,6 +57,12 @@ FailingOption = Annotated[
 BudgetOption = Annotated[
     str, typer.Option("--budget", metavar="UNIT=N,…", help="The most to spend: micros, tokens, cpu_ms, wall_ms.")
 ]
+LimitsOption = Annotated[
+    str,
+    typer.Option(
+        "--limits", metavar="NAME=N,…", help=f"What a sandbox may use: {', '.join(LimitRequest.model_fields)}. Default: policy."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -72,6 +79,7 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Branch to fast-forward with --release merge; default: the branch of --ref.")
         ] = None,
         budget: BudgetOption = "",
+        limits: LimitsOption = "",
         until: Annotated[Until | None, typer.Option(help="Wait for the approval request, or for the end.")] = None,
         as_json: Json = False,
     ) -> None:
@@ -85,7 +93,7 @@ def register(app: typer.Typer) -> None:
 
             gen4 remediate -r ~/src/lib -g "TypeError on empty search" --failing tests/test_db.py::test_empty --until approval
         """
-        request = _request(repository, goal, ref, test, requirements, failing, release, target, budget)
+        request = _request(repository, goal, ref, test, requirements, failing, release, target, budget, limits)
         result = session.run(_remediate(request, until, as_json))
         raise typer.Exit(exit_code(result))
 
@@ -109,6 +117,7 @@ def _request(
     release: Mode,
     target: str | None,
     budget: str = "",
+    limits: str = "",
 ) -> RemediationRequest:
     try:
         command = split_command(test)
@@ -116,6 +125,7 @@ def _request(
             repository=local_or_url(repository), goal=goal, ref=ref, test_command=command,
             requirements=requirement_lines(requirements), failing_tests=tuple(failing or ()),
             release=ReleaseChoice(mode=release.value, target=target), budget=budget_of(budget),
+            limits=limits_of(limits),
         )  # fmt: skip
     except ValidationError as error:
         raise InputError("INVALID_INPUT", explain(error, RemediationRequest), "see `gen4 remediate --help`") from error
@@ -145,6 +155,25 @@ def budget_of(text: str) -> Budget | None:
         return Budget.model_validate(parse_amounts(text))
     except ValidationError as error:
         raise InputError("INVALID_INPUT", explain(error, Budget), "write --budget micros=N,tokens=N") from error
+
+
+def limits_of(text: str) -> LimitRequest:
+    """``memory_mb=4096,cpu_percent=200`` as people write it; what is not written comes from policy.
+
+    Raises:
+        InputError: LIMIT_SYNTAX, INVALID_INPUT.
+    """
+    found: dict[str, int] = {}
+    for part in text.split(",") if text else ():
+        name, _, amount = part.strip().partition("=")
+        if name in found or not amount.isascii() or not amount.isdecimal():
+            known = ", ".join(LimitRequest.model_fields)
+            raise InputError("LIMIT_SYNTAX", f"{part.strip()!r} is no limit", f"write NAME=N,NAME=N; names: {known}")
+        found[name] = int(amount)
+    try:
+        return LimitRequest.model_validate(found)
+    except ValidationError as error:
+        raise InputError("INVALID_INPUT", explain(error, LimitRequest), "see `gen4 remediate --help`") from error
 
 
 def requirement_lines(path: Path | None) -> tuple[str, ...]:

@@ -17,7 +17,9 @@ from activities.record.home import Home
 from activities.record.ledger import Ledger, policy_rules
 from schemas.capabilities import OpenSession, RecordTransition
 from schemas.error import InputError, Refused
+from schemas.limits import RequestedLimits
 from schemas.session import IllegalTransition, Signal, State, step
+from schemas.testing import Limits
 from tests.control.conftest import Desk
 
 
@@ -40,6 +42,19 @@ def test_opening_gives_the_session_its_budget(desk: Desk, tmp_path: Path) -> Non
     other = request.model_copy(update={"budget": {"micros": 2_000}})
     with pytest.raises(Refused, match="ID_CONFLICT"):
         desk.do(desk.control.open_session, other, "open")
+
+
+def test_opening_completes_the_limits_from_policy_and_refuses_what_is_above_it(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    request = OpenSession(kind="compile", repository=str(tmp_path / "repo"), ref="HEAD", limits=RequestedLimits(memory_mb=4_096))
+    context = desk.do(desk.control.open_session, request, "open")
+    assert context.config.limits == Limits(memory_mb=4_096)
+    above = request.model_copy(update={"limits": RequestedLimits(memory_mb=1 << 20, pids=10_000, cpu_percent=1)})
+    told = r"LIMIT_ABOVE_POLICY: memory_mb 1048576 .*; pids 10000 is not within 1 … 1024"
+    with pytest.raises(InputError, match=told) as refused:
+        desk.do(desk.control.open_session, above, "again")
+    assert "cpu_percent" not in refused.value.message
+    assert desk.kinds().count("session.opened") == 1
 
 
 @pytest.mark.parametrize(
