@@ -87,7 +87,7 @@ class Inquiry:
             return replace(call, lineage_error="the activity comes from another namespace")
         row, parent = await in_thread("STORE_UNAVAILABLE", lambda: self._look_up(call))
         if row is None:
-            row = await self._make_row(attempt.workflow_id, attempt.run_id)
+            row = await self._make_row(attempt.workflow_id, attempt.run_id, call=call)
         if row is None:
             return replace(call, lineage_error="no run of ours stands behind this call", starter_error=self._starter_error)
         if parent is None and row.parent_workflow_id and row.parent_run_id:
@@ -113,20 +113,29 @@ class Inquiry:
         found = await in_thread("STORE_UNAVAILABLE", lambda: self._kernel.executions.get(workflow_id, run_id))
         return found if found is not None or depth > MAX_LINEAGE else await self._make_row(workflow_id, run_id, depth)
 
-    async def _make_row(self, workflow_id: str, run_id: str, depth: int = 0) -> ExecutionRow | None:
-        """From the server's record of the start; the rows of parents and predecessors come first."""
+    async def _make_row(self, workflow_id: str, run_id: str, depth: int = 0, call: Call | None = None) -> ExecutionRow | None:
+        """From the server's record of the start; the rows of parents and predecessors come first.
+
+        Args:
+            call: whose own run it is; how that stands is then read in the same go.
+        """
         started = await self._read_started(workflow_id, run_id)
         if started is None:
             return None
         before = predecessor(started)
-        if before is None:
-            made = await in_thread("STORE_UNAVAILABLE", lambda: self._root(started))
-        else:
-            source = await self._row(*before, depth + 1)
-            made = heir_row(started, source) if source else None
-        if made is None:
-            return None
-        return await in_thread("STORE_UNAVAILABLE", lambda: self._recording.keep(made, started.original_run_id))
+        source = await self._row(*before, depth + 1) if before else None
+
+        def keep() -> ExecutionRow | None:
+            heir = heir_row(started, source) if source else None
+            made = self._root(started) if before is None else heir
+            if made is None:
+                return None
+            kept = self._recording.keep(made, started.original_run_id)
+            if call is not None:
+                self._standing = self._kernel.store.read(lambda connection: self._load(connection, kept, call))
+            return kept
+
+        return await in_thread("STORE_UNAVAILABLE", keep)
 
     def _root(self, started: Started) -> ExecutionRow | None:
         kernel = self._kernel
