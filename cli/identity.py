@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from activities.control.authentication import fingerprint
+from activities.control.authentication import Purpose, fingerprint
 from activities.record.directory import Directory
 from activities.record.leases import Leases
 from activities.record.store import now_ms
@@ -21,6 +21,8 @@ from schemas.event import Actor
 from schemas.identity import SSH_ISSUER, Principal, PrincipalKind, Role, SessionLease, Status
 from workers.settings import read_settings
 
+Credentials = tuple[Path | None, Path | None]
+"""Token file and SSH key, as they were given."""
 Reason = Annotated[str, typer.Option(help="Why; recorded.")]
 PrincipalId = Annotated[str, typer.Argument(metavar="ID", help="Principal id, exactly as registered.")]
 RoleName = Annotated[Role, typer.Argument(metavar="ROLE", help="As `gen4 role list` names them.")]
@@ -51,36 +53,36 @@ def _register_tenant(app: typer.Typer) -> None:
     group = _group(app, "tenant", "The tenant of this home: while it is suspended nothing of it runs.")
 
     @group.command(name="show")
-    def show_tenant(token_file: TokenFile = None, as_json: Json = False) -> None:
+    def show_tenant(token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False) -> None:
         """Name and status.
 
         Example: `gen4 tenant show --json`
         """
-        local, _ = _open(token_file, *READERS, look=True)
+        local, _ = _open((token_file, ssh_key), *READERS, look=True)
         found = Directory(local.store).tenant()
         if found is None:
             raise InputError("TENANT_INACTIVE", f"tenant {local.tenant_id} is unknown", "start its fabric: gen4 up")
         emit(found) if as_json else show(f"{found.tenant_id}  {found.name}  {found.status}  {found.currency}")
 
     @group.command()
-    def suspend(reason: Reason, token_file: TokenFile = None, as_json: Json = False) -> None:
+    def suspend(reason: Reason, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False) -> None:
         """Stop everything of this tenant until it is activated; running sandboxes end within seconds.
 
         Example: `gen4 tenant suspend --reason "incident 12"`
         """
-        _set_tenant("suspended", reason, token_file, as_json)
+        _set_tenant("suspended", reason, (token_file, ssh_key), as_json)
 
     @group.command()
-    def activate(reason: Reason, token_file: TokenFile = None, as_json: Json = False) -> None:
+    def activate(reason: Reason, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False) -> None:
         """Let the tenant act again.
 
         Example: `gen4 tenant activate --reason "incident 12 is over"`
         """
-        _set_tenant("active", reason, token_file, as_json)
+        _set_tenant("active", reason, (token_file, ssh_key), as_json)
 
 
-def _set_tenant(status: Status, reason: str, token_file: Path | None, as_json: bool) -> None:
-    local, by = _open(token_file, "tenant_admin")
+def _set_tenant(status: Status, reason: str, credentials: Credentials, as_json: bool) -> None:
+    local, by = _open(credentials, "tenant_admin")
     changed = Directory(local.store, local.chain).set_tenant_status(status, reason, by, now_ms())
     emit(changed) if as_json else show(f"{changed.tenant_id} is {changed.status}")
 
@@ -89,12 +91,12 @@ def _register_principals(app: typer.Typer) -> None:
     group = _group(app, "principal", "People, services and agents of this tenant, and the credentials that prove them.")
 
     @group.command(name="list")
-    def listing(token_file: TokenFile = None, as_json: Json = False) -> None:
+    def listing(token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False) -> None:
         """Everybody, with roles and status.
 
         Example: `gen4 principal list --json`
         """
-        local, _ = _open(token_file, *READERS, look=True)
+        local, _ = _open((token_file, ssh_key), *READERS, look=True)
         directory = Directory(local.store)
         found = [(one, directory.roles(one.principal_id)) for one in directory.principals()]
         if as_json:
@@ -115,6 +117,7 @@ def _register_principals(app: typer.Typer) -> None:
         ] = None,
         kind: Annotated[PrincipalKind, typer.Option(metavar="KIND", help="human, service or agent.")] = "human",
         token_file: TokenFile = None,
+        ssh_key: SshKey = None,
         as_json: Json = False,
     ) -> None:
         """Register a principal. It may do nothing until it is granted a role.
@@ -122,7 +125,7 @@ def _register_principals(app: typer.Typer) -> None:
         Examples: `gen4 principal add alice --issuer https://id.example.org --subject 00u1a2b3` ·
         `gen4 principal add bob --issuer ssh --public-key ~/.ssh/bob.pub`
         """
-        local, by = _open(token_file, "tenant_admin")
+        local, by = _open((token_file, ssh_key), "tenant_admin")
         made = Principal(
             principal_id=id, tenant_id=local.tenant_id, kind=_outside(kind), issuer=issuer,
             subject=_subject(issuer, subject, public_key),
@@ -133,12 +136,14 @@ def _register_principals(app: typer.Typer) -> None:
         )
 
     @group.command()
-    def suspend(id: PrincipalId, reason: Reason, token_file: TokenFile = None, as_json: Json = False) -> None:
+    def suspend(
+        id: PrincipalId, reason: Reason, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False
+    ) -> None:
         """Stop one principal: its sessions' leases are revoked and its credentials are refused.
 
         Example: `gen4 principal suspend alice --reason "laptop stolen"`
         """
-        local, by = _open(token_file, "tenant_admin")
+        local, by = _open((token_file, ssh_key), "tenant_admin")
         changed = Directory(local.store, local.chain).set_principal_status(id, "suspended", reason, by, now_ms())
         revoked = Leases(local.store, local.chain).revoke(None, reason=reason, by=by, now_ms=now_ms(), principal_id=id)
         emit({**changed.model_dump(mode="json"), "leases_revoked": len(revoked)}) if as_json else show(
@@ -146,12 +151,14 @@ def _register_principals(app: typer.Typer) -> None:
         )
 
     @group.command()
-    def activate(id: PrincipalId, reason: Reason, token_file: TokenFile = None, as_json: Json = False) -> None:
+    def activate(
+        id: PrincipalId, reason: Reason, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False
+    ) -> None:
         """Let a suspended principal act again, in new sessions.
 
         Example: `gen4 principal activate alice --reason "new laptop"`
         """
-        local, by = _open(token_file, "tenant_admin")
+        local, by = _open((token_file, ssh_key), "tenant_admin")
         changed = Directory(local.store, local.chain).set_principal_status(id, "active", reason, by, now_ms())
         emit(changed) if as_json else show(f"{changed.principal_id} is {changed.status}")
 
@@ -160,12 +167,12 @@ def _register_roles(app: typer.Typer) -> None:
     group = _group(app, "role", "Which roles principals hold, and what each may do at most.")
 
     @group.command(name="list")
-    def listing(token_file: TokenFile = None, as_json: Json = False) -> None:
+    def listing(token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False) -> None:
         """What each role may do at most; the data is in the policy.
 
         Example: `gen4 role list --json`
         """
-        local, _ = _open(token_file, *READERS, look=True)
+        local, _ = _open((token_file, ssh_key), *READERS, look=True)
         policies = Directory(local.store).policies()
         if as_json:
             emit([policy.model_dump(mode="json") for policy in policies])
@@ -174,22 +181,26 @@ def _register_roles(app: typer.Typer) -> None:
             show(f"{policy.role:<16} {', '.join(policy.allowed_actions) or 'nothing'}: {', '.join(policy.capability_prefixes)}")
 
     @group.command()
-    def grant(id: PrincipalId, role: RoleName, token_file: TokenFile = None, as_json: Json = False) -> None:
+    def grant(
+        id: PrincipalId, role: RoleName, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False
+    ) -> None:
         """Give a principal a role.
 
         Example: `gen4 role grant alice release_captain`
         """
-        local, by = _open(token_file, "tenant_admin")
+        local, by = _open((token_file, ssh_key), "tenant_admin")
         binding = Directory(local.store, local.chain).grant(id, role, by, now_ms())
         emit(binding) if as_json else show(f"{id} holds {role}, granted by {binding.granted_by}")
 
     @group.command()
-    def revoke(id: PrincipalId, role: RoleName, token_file: TokenFile = None, as_json: Json = False) -> None:
+    def revoke(
+        id: PrincipalId, role: RoleName, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False
+    ) -> None:
         """Take a role away. What acts in it is refused at its next step.
 
         Example: `gen4 role revoke alice release_captain`
         """
-        local, by = _open(token_file, "tenant_admin")
+        local, by = _open((token_file, ssh_key), "tenant_admin")
         taken = Directory(local.store, local.chain).revoke(id, role, by)
         emit({"principal_id": id, "role": role, "revoked": taken}) if as_json else show(
             f"{id} no longer holds {role}" if taken else f"{id} did not hold {role}"
@@ -203,13 +214,14 @@ def _register_leases(app: typer.Typer) -> None:
     def listing(
         live: Annotated[bool, typer.Option("--live", help="Only those that count now.")] = False,
         token_file: TokenFile = None,
+        ssh_key: SshKey = None,
         as_json: Json = False,
     ) -> None:
         """The newest lease of each session.
 
         Example: `gen4 lease list --live`
         """
-        local, _ = _open(token_file, *READERS, look=True)
+        local, _ = _open((token_file, ssh_key), *READERS, look=True)
         found = Leases(local.store).all(live_at_ms=now_ms() if live else None)
         if as_json:
             emit([lease.model_dump(mode="json", exclude_none=True) for lease in found])
@@ -225,6 +237,7 @@ def _register_leases(app: typer.Typer) -> None:
         principal: Annotated[str | None, typer.Option(metavar="ID", help="All of one principal.")] = None,
         tenant: Annotated[bool, typer.Option("--tenant", help="All of this tenant.")] = False,
         token_file: TokenFile = None,
+        ssh_key: SshKey = None,
         as_json: Json = False,
     ) -> None:
         """Revoke leases at once and for good: such a session never acts again; start a new one. Name exactly one of the four.
@@ -234,7 +247,7 @@ def _register_leases(app: typer.Typer) -> None:
         if [bool(lease), bool(session), bool(principal), tenant].count(True) != 1:
             remedy = "give exactly one of --lease, --session, --principal, --tenant"
             raise InputError("TARGET_AMBIGUOUS", "it must be clear whose leases are meant", remedy)
-        local, by = _open(token_file, "operator", "tenant_admin")
+        local, by = _open((token_file, ssh_key), "operator", "tenant_admin")
         session_id = (local.executions.session_of(session) or session) if session else None
         revoked = Leases(local.store, local.chain).revoke(
             None, reason=reason, by=by, now_ms=now_ms(), lease_id=lease, session_id=session_id, principal_id=principal
@@ -254,10 +267,12 @@ def _group(app: typer.Typer, name: str, help: str) -> typer.Typer:
     return group
 
 
-def _open(token_file: Path | None, *roles: Role, look: bool = False) -> tuple[LocalStore, Actor]:
+def _open(credentials: Credentials, *roles: Role, look: bool = False) -> tuple[LocalStore, Actor]:
     settings = read_settings()
     local = open_local(settings)
-    return local, operator_of(local, settings, *roles, token_file=token_file, purpose="look" if look else "act")
+    token_file, ssh_key = credentials
+    purpose: Purpose = "look" if look else "act"
+    return local, operator_of(local, settings, *roles, token_file=token_file, ssh_key=ssh_key, purpose=purpose)
 
 
 def _outside(kind: PrincipalKind) -> PrincipalKind:

@@ -231,10 +231,10 @@ def _check_times(issuer: Issuer, claims: Mapping[str, Any], now_ms: int) -> None
 
 def _claims(issuer: Issuer, claims: Mapping[str, Any], token: str, now_ms: int) -> Claims:
     subject, jti, acr = claims.get("sub"), claims.get("jti"), claims.get("acr")
-    if not isinstance(subject, str) or not 0 < len(subject) <= TEXT_LIMIT:
-        raise _no("TOKEN_MALFORMED", f"its sub is not 1 to {TEXT_LIMIT} characters")
-    if not isinstance(jti, str) or not 0 < len(jti) <= TEXT_LIMIT:
-        raise _no("JTI_MISSING", f"its jti is not 1 to {TEXT_LIMIT} characters")
+    if not isinstance(subject, str) or not 0 < len(subject) <= TEXT_LIMIT or not subject.isprintable():
+        raise _no("TOKEN_MALFORMED", f"its sub is not 1 to {TEXT_LIMIT} visible characters")
+    if not isinstance(jti, str) or not 0 < len(jti) <= TEXT_LIMIT or not jti.isprintable():
+        raise _no("JTI_MISSING", f"its jti is not 1 to {TEXT_LIMIT} visible characters")
     authenticated = _time(claims, "auth_time")
     if authenticated is None:
         authenticated = _time(claims, "iat")

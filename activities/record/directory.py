@@ -137,6 +137,8 @@ class Directory:
 
     def principal_by(self, issuer: str, subject: str, connection: Connection | None = None) -> Principal | None:
         """Whom a verified credential names."""
+        if "\x00" in issuer + subject:
+            return None  # no database keeps it, and PostgreSQL would not even compare it
         return self._principal(connection, and_(PRINCIPAL.c.issuer == issuer, PRINCIPAL.c.subject == subject))
 
     def principals(self) -> list[Principal]:

@@ -86,6 +86,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("TOKEN_MALFORMED", {"auth_time": None, "iat": None}),
     ("JTI_MISSING", {"jti": None}), ("JTI_MISSING", {"jti": ""}), ("JTI_MISSING", {"jti": 7}),
     ("JTI_MISSING", {"jti": "x" * 513}),
+    ("JTI_MISSING", {"jti": "a\x00"}), ("TOKEN_MALFORMED", {"sub": "alice-sub\x00"}), ("TOKEN_MALFORMED", {"sub": "a\u202eb"}),
     ("TOKEN_MALFORMED", {"sub": None}), ("TOKEN_MALFORMED", {"sub": ""}), ("TOKEN_MALFORMED", {"sub": "x" * 513}),
 ]  # fmt: skip
 

@@ -88,12 +88,14 @@ def test_one_id_is_one_principal(directory: Directory) -> None:
         directory.put_tenant(tenant(name="another"), BY, 3)
 
 
-@pytest.mark.parametrize("other", ["Alice", "alice ", " alice", "ALICE", "alic\u0435", "alice\u200b", "a\u0301lice", ""])
+@pytest.mark.parametrize(
+    "other", ["Alice", "alice ", " alice", "ALICE", "alic\u0435", "alice\u200b", "a\u0301lice", "", "alice\x00"]
+)
 def test_ids_are_found_byte_by_byte(directory: Directory, other: str) -> None:
     directory.put_principal(principal(issuer="Issuer", subject="alice"), BY, 2)
-    assert directory.principal(other) is None
     assert directory.principal_by("Issuer", other) is None and directory.principal_by("issuer", "alice") is None
-    assert directory.facts(None, other, "operator").principal is None
+    if "\x00" not in other:
+        assert directory.principal(other) is None and directory.facts(None, other, "operator").principal is None
 
 
 @pytest.mark.parametrize(
