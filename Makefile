@@ -20,7 +20,7 @@ demo: setup
 
 test: $(STAMP)
 	@$(BIN)/python -m workers.setup --for-tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -28,7 +28,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: setup
-	@$(BIN)/python -m bench.explore
+	@$(BIN)/python -m bench
 
 up: setup
 	@$(BIN)/gen4 up

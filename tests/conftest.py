@@ -69,6 +69,17 @@ def postgres_template(postgres: Postgres) -> str:
     return name
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests (``-n``): a file stays whole, and whatever starts fabrics stays in one of them.
+
+    Fabrics choose their ports when they start; two that start at once in different processes may choose the same.
+    """
+    for item in items:
+        path = item.path.relative_to(item.config.rootpath)
+        group = "fabric" if path.parts[1] == "e2e" else str(path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped:
         _not_run.append(f"{report.nodeid}: {report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr}")
