@@ -56,7 +56,7 @@ def main() -> int:
     with policy_engine() as policy, open_gate_bed(policy) as bed:
         result["gate"] = asyncio.run(whole_gate(bed, options.rounds * options.calls // 4))
     print(json.dumps(result, indent=2))
-    return 0
+    return 0 if all(part["met"] for part in result.values()) else 1
 
 
 # --- the checks alone ------------------------------------------------------------------------------------------------

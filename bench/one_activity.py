@@ -1,4 +1,4 @@
-"""The smallest workflow that there is: one call of one capability. It loads none of our workflows, which takes longer than running."""
+"""The smallest workflow that there is: one call of one capability, and none of our own workflows, which take long to load."""
 
 from __future__ import annotations
 

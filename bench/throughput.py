@@ -159,7 +159,7 @@ def main() -> int:
     with temporal_server() as server, policy_engine() as policy, open_gate_bed(policy) as bed:
         result = asyncio.run(measure(server, bed, options))
     print(json.dumps({**vars(options), **result}, indent=2))
-    return 0
+    return 0 if result["met"] else 1
 
 
 if __name__ == "__main__":
