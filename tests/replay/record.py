@@ -1,28 +1,32 @@
-"""``python -m tests.replay.record``: run sessions on the test fabric and keep their histories for the replay test.
+"""``python -m tests.replay.record [sessions|operations]``: run workflows on the test fabric and keep their histories.
 
-Run it after a change of the workflows that is meant to change histories, and say so in the commit.
+Old histories stay: they are what an upgrade meets. Record anew only what is meant to change, and say so in the commit.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from temporalio.client import WorkflowHandle
 
+from schemas.capability import WORKFLOW_QUEUE
 from tests.e2e.harness import git, write_repository
 from tests.policy.running import RunningOpa, free_port
 from tests.workflows.harness import BUGGY, FIXED, LIB, Fabric
+from tests.workflows.test_reconciliation import cut_off
 from workers.supervisor import SEARCH_ATTRIBUTES
 from workers.toolchain import locate
 
 HISTORIES = Path(__file__).parent / "histories"
 
 
-def main() -> None:
+def main(wanted: list[str]) -> None:
     port = free_port()
     argv = [
         str(locate("temporal").path), "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port),
@@ -35,7 +39,8 @@ def main() -> None:
             with RunningOpa(Path(folder) / "opa") as opa:
                 fabric = Fabric(f"127.0.0.1:{port}", opa.engine, Path(folder))
                 try:
-                    record(fabric)
+                    for name in wanted or RECORDED:
+                        RECORDED[name](fabric)
                 finally:
                     fabric.stop()
         finally:
@@ -43,7 +48,7 @@ def main() -> None:
             server.wait(timeout=20)
 
 
-def record(fabric: Fabric) -> None:
+def record_sessions(fabric: Fabric) -> None:
     released = _start(fabric, "released", [FIXED + b"# LOSES\n", FIXED])
     pending = fabric.pending(released)
     fabric.signal(released, "approve", "not an object")
@@ -72,6 +77,19 @@ def record(fabric: Fabric) -> None:
     ci = fabric.start({"repository": str(path), "ref": "main", "patch": patch}, kind="Compile")
     fabric.result(ci)
     _keep(fabric, ci, "ci")
+
+
+def record_operations(fabric: Fabric) -> None:
+    """What the schedules start: a session that was terminated is reaped, a delivery that was cut off is read back."""
+    abandoned = _start(fabric, "abandoned", [FIXED])
+    fabric.pending(abandoned)
+    fabric.run(abandoned.terminate())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        cut_off(fabric, _repository(fabric, "cut-off", [FIXED]), monkeypatch, (fabric.objects, "push"))
+    for kind in ("Reconciliation", "Reaper", "Checkpoint"):
+        handle = fabric.run(fabric.client.start_workflow(kind, id=f"gen4-{kind.lower()}", task_queue=WORKFLOW_QUEUE))
+        fabric.run(handle.result())
+        _keep(fabric, handle, kind.lower())
 
 
 def _repository(fabric: Fabric, name: str, proposals: list[bytes]) -> Path:
@@ -121,5 +139,8 @@ def _drop_identities(value: Any) -> None:
             _drop_identities(item)
 
 
+RECORDED = {"sessions": record_sessions, "operations": record_operations}
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -31,7 +31,7 @@ def test_every_type_and_every_kind_of_end_is_among_them() -> None:
     names = {path.stem for path in HISTORIES}
     assert names >= {
         "released", "released-explore-1", "released-compile-1", "released-compile-2", "released-release-1", "rejected", "nothing",
-        "cancelled", "refused", "ci",
+        "cancelled", "refused", "ci", "reaper", "reconciliation", "checkpoint",
     }  # fmt: skip
 
 
