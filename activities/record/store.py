@@ -200,7 +200,7 @@ class Store:
             if isinstance(error, DBAPIError) and self._database.worth_repeating(error):
                 return None
             return job, None, error
-        savepoint.commit()
+        savepoint.commit()  # fails where the database has given up the whole transaction, whatever the write made of that
         return job, value, None
 
     def _alone(self, job: _Job) -> None:
