@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from activities.record.executions import ExecutionRow
+from activities.record.leases import ENGINE
 from schemas.identity import Role
 from schemas.task import UNTRACED, Phase, TraceKeys
 
@@ -60,12 +61,14 @@ def task_of(session_id: str) -> str:
 def root_row(started: Started, tenant_id: str, principal_id: str, role: Role) -> ExecutionRow | None:
     """The row of a run that a person, CI or a schedule started; None for a workflow type that is not ours.
 
-    The fabric's own schedules share one session: each of their runs is short, and one chain tells their story.
+    The fabric's own schedules share one session: each of their runs is short, and one chain tells their story. The lease of
+    that session is the fabric's, so what somebody else starts of these types has a session of its own.
     """
     phase = PHASES.get(started.workflow_type)
     if phase is None:
         return None
-    session_id = OPERATIONS_SESSION if phase == "operations" else started.first_run_id or started.run_id
+    shared = phase == "operations" and principal_id == ENGINE.principal_id
+    session_id = OPERATIONS_SESSION if shared else started.first_run_id or started.run_id
     return ExecutionRow(
         tenant_id=tenant_id, workflow_id=started.workflow_id, run_id=started.run_id,
         first_run_id=started.first_run_id or started.run_id, parent_workflow_id=None, parent_run_id=None, session_id=session_id,

@@ -28,6 +28,13 @@ def test_root() -> None:
     assert predecessor(ROOT) is None
 
 
+def test_only_the_fabrics_own_operations_share_a_session() -> None:
+    """Its lease would be somebody else's, if he came first."""
+    reaper = replace(ROOT, workflow_type="Reaper")
+    shared, own = root_row(reaper, "t", "gen4", "operator"), row(reaper)
+    assert shared is not None and (shared.session_id, own.session_id) == ("operations", "r1")
+
+
 def test_child() -> None:
     assert predecessor(CHILD) == ("w", "r1")
     made = heir_row(CHILD, row(ROOT))
