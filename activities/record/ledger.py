@@ -115,7 +115,7 @@ class Ledger:
     def ensure_tenant(self, connection: Connection, grants: Amounts, now_ms: int) -> None:
         """Make the tenant's accounts; those that are new start with ``grants``."""
         keys = tenant_keys(self._store.tenant_id)
-        before = self._rows.accounts(connection, map(tenant_account, UNITS), lock=False)
+        before = self._rows.accounts(connection, map(tenant_account, UNITS))
         if len(before) == len(UNITS):
             return
         self._rows.open_accounts(connection, keys, self._outer_accounts(), now_ms)
@@ -230,8 +230,8 @@ class Ledger:
         base = f"{effect_key}#{1 + max((_round(one) for one in stored), default=0)}"
         if not wanted:
             return Reserved(base=base, amounts={}, expires_at_ms=expires_at_ms)
-        before = self._opened(connection, keys, wanted, now_ms)
-        drawn = self._top_up(connection, keys, base, before, wanted, now_ms)
+        before, frozen = self._opened(connection, keys, wanted, now_ms)
+        drawn = frozen or self._top_up(connection, keys, base, before, wanted, now_ms)
         if isinstance(drawn, Shortage):
             return self._block(connection, keys, base, drawn, capability_id, now_ms)
         after = before | {account.account_id: account for account in drawn.accounts if account.account_id in before}
@@ -363,15 +363,18 @@ class Ledger:
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def _opened(
-        self, connection: Connection, keys: TraceKeys, units: Iterable[Unit], now_ms: int
-    ) -> dict[str, Account]:
-        """The session's accounts, locked. A session that was opened before there was a ledger gets them now."""
-        units = list(units)
-        found = self._session_accounts(connection, keys.session_id, units)
-        if len(found) < len(units):
+        self, connection: Connection, keys: TraceKeys, units: Iterable[Unit], now_ms: int, more: Iterable[str] = ()
+    ) -> tuple[dict[str, Account], Shortage | None]:
+        """The session's accounts and those of ``more`` that exist, locked; and why their tenant gives nothing, if so.
+
+        A session that was opened before there was a ledger gets its accounts now.
+        """
+        ids = [session_account(keys.session_id, unit) for unit in units]
+        found, frozen = self._rows.spendable(connection, (*ids, *more))
+        if any(account_id not in found for account_id in ids):
             self._open(connection, keys, self._rules.session_budget, now_ms)
-            found = self._session_accounts(connection, keys.session_id, units)
-        return found
+            found, frozen = self._rows.spendable(connection, (*ids, *more))
+        return found, frozen
 
     def _session_accounts(self, connection: Connection, session_id: str, units: Iterable[Unit]) -> dict[str, Account]:
         return self._rows.accounts(connection, [session_account(session_id, unit) for unit in units])
@@ -388,8 +391,6 @@ class Ledger:
                 return short
             if short is not None:
                 needs[account] = amount
-        if (frozen := self._rows.first_frozen(connection, map(tenant_account, wanted))) is not None:
-            return frozen
         return self._draw(connection, keys, base, needs, now_ms) if needs else Posting()
 
     def _draw(
@@ -470,9 +471,9 @@ class Ledger:
     def _settling(
         self, connection: Connection, keys: TraceKeys, base: str, held: Mapping[Unit, Reservation], used: Amounts, now_ms: int
     ) -> tuple[Posting, dict[str, Account]]:
-        before = self._opened(connection, keys, held, now_ms)
         tasks = {unit: task_account(keys.session_id, keys.task_id, unit) for unit in held}
-        before |= self._sinks(connection, keys, tasks, now_ms)
+        before, _ = self._opened(connection, keys, held, now_ms, tasks.values())
+        before |= self._sinks(connection, keys, tasks, before, now_ms)
         beyond = [unit for unit, one in held.items() if overruns(one, used.get(unit, 0))]
         if beyond:
             before |= self._rows.accounts(connection, map(excess_account, beyond))
@@ -484,15 +485,16 @@ class Ledger:
         ]
         return joined(postings), before
 
-    def _sinks(self, connection: Connection, keys: TraceKeys, tasks: Mapping[Unit, str], now_ms: int) -> dict[str, Account]:
-        """The accounts of the task, made when it spends for the first time."""
-        found = self._rows.accounts(connection, tasks.values())
-        missing = [unit for unit, account_id in tasks.items() if account_id not in found]
-        if missing:
-            made = [self._account(tasks[unit], unit, session_account(keys.session_id, unit)) for unit in missing]
-            self._rows.open_accounts(connection, keys, made, now_ms)
-            found = self._rows.accounts(connection, tasks.values())
-        return found
+    def _sinks(
+        self, connection: Connection, keys: TraceKeys, tasks: Mapping[Unit, str], before: Mapping[str, Account], now_ms: int
+    ) -> dict[str, Account]:
+        """The accounts of a task that spends for the first time."""
+        missing = {unit: account_id for unit, account_id in tasks.items() if account_id not in before}
+        if not missing:
+            return {}
+        made = [self._account(account_id, unit, session_account(keys.session_id, unit)) for unit, account_id in missing.items()]
+        self._rows.open_accounts(connection, keys, made, now_ms)
+        return self._rows.accounts(connection, missing.values())
 
     def _release(
         self,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, select
+from sqlalchemy import Connection, Row, Select, String, and_, bindparam, or_, select
 
+from activities.record.prepared import Prepared
 from activities.record.store import TenantStore
 from activities.record.tables import BUDGET_ACCOUNT, COST_ATTRIBUTION, LEDGER_ENTRY, QUOTA_WINDOW, RESERVATION
 from activities.record.upserting import insert_or_ignore
@@ -22,16 +24,31 @@ _RESERVATION = tuple(Reservation.model_fields)
 _WINDOW = tuple(QuotaWindow.model_fields)
 _COUNTED = ("debits_pending", "debits_posted", "credits_posted", "frozen")
 
-_ACCOUNTS = select(*(BUDGET_ACCOUNT.c[name] for name in _ACCOUNT)).where(
-    BUDGET_ACCOUNT.c.tenant_id == bindparam("tenant"), BUDGET_ACCOUNT.c.account_id.in_(bindparam("ids", expanding=True))
-)
-_FROZEN = _ACCOUNTS.where(BUDGET_ACCOUNT.c.frozen.is_(True)).order_by(BUDGET_ACCOUNT.c.account_id).limit(1)
-_LOCKED = _ACCOUNTS.order_by(BUDGET_ACCOUNT.c.account_id).with_for_update()
-_POST = (
-    BUDGET_ACCOUNT.update()
-    .where(BUDGET_ACCOUNT.c.tenant_id == bindparam("tenant"), BUDGET_ACCOUNT.c.account_id == bindparam("id"))
-    .where(*(BUDGET_ACCOUNT.c[name] == bindparam(f"old_{name}") for name in _COUNTED))
-    .values({name: bindparam(f"new_{name}") for name in _COUNTED} | {"updated_at_ms": bindparam("now")})
+_PARENT = BUDGET_ACCOUNT.alias("parent")
+
+
+@cache
+def _accounts(count: int) -> Select[Any]:
+    """``count`` accounts by id, locked until the transaction ends; whether a parent is frozen is only looked at."""
+    row = BUDGET_ACCOUNT.c
+    parent = and_(_PARENT.c.tenant_id == row.tenant_id, _PARENT.c.account_id == row.parent_account_id)
+    frozen = select(_PARENT.c.frozen).where(parent).scalar_subquery()
+    ids = [bindparam(f"id{n}", type_=String) for n in range(count)]
+    return (
+        select(*(row[name] for name in _ACCOUNT), frozen.label("parent_frozen"))
+        .where(row.tenant_id == bindparam("tenant"), or_(*(row.account_id == one for one in ids)))
+        .order_by(row.account_id)
+        .with_for_update()
+    )
+
+
+_POST = Prepared(
+    lambda: (
+        BUDGET_ACCOUNT.update()
+        .where(BUDGET_ACCOUNT.c.tenant_id == bindparam("tenant"), BUDGET_ACCOUNT.c.account_id == bindparam("id"))
+        .where(*(BUDGET_ACCOUNT.c[name] == bindparam(f"old_{name}") for name in _COUNTED))
+        .values({name: bindparam(f"new_{name}") for name in _COUNTED} | {"updated_at_ms": bindparam("now")})
+    )
 )
 _HELD = (
     select(RESERVATION)
@@ -39,14 +56,19 @@ _HELD = (
     .order_by(RESERVATION.c.pending_id)
     .with_for_update()
 )
-_END = (
-    RESERVATION.update()
-    .where(RESERVATION.c.tenant_id == bindparam("tenant"), RESERVATION.c.pending_id == bindparam("id"))
-    .values(
-        status=bindparam("new_status"), settled=bindparam("new_settled"), overrun=bindparam("new_overrun"),
-        updated_at_ms=bindparam("now"),
+_END = Prepared(
+    lambda: (
+        RESERVATION.update()
+        .where(RESERVATION.c.tenant_id == bindparam("tenant"), RESERVATION.c.pending_id == bindparam("id"))
+        .values(
+            status=bindparam("new_status"), settled=bindparam("new_settled"), overrun=bindparam("new_overrun"),
+            updated_at_ms=bindparam("now"),
+        )
     )
 )  # fmt: skip
+_RESERVE = Prepared(RESERVATION.insert)
+_ENTER = Prepared(LEDGER_ENTRY.insert)
+_ATTRIBUTE = Prepared(COST_ATTRIBUTION.insert)
 
 
 class Priced(Payload):
@@ -78,10 +100,25 @@ class LedgerRows:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def accounts(self, connection: Connection, ids: Iterable[str], *, lock: bool = True) -> dict[str, Account]:
+    def accounts(self, connection: Connection, ids: Iterable[str]) -> dict[str, Account]:
         """Those of ``ids`` that exist; locked until the transaction ends, in the order of their ids."""
-        found = connection.execute(_LOCKED if lock else _ACCOUNTS, {"tenant": self._tenant, "ids": list(ids)})
-        return {row.account_id: _account(row) for row in found}
+        return {row.account_id: _account(row) for row in self._locked(connection, ids)}
+
+    def spendable(self, connection: Connection, ids: Iterable[str]) -> tuple[dict[str, Account], Shortage | None]:
+        """As :meth:`accounts`, and the first parent that gives nothing more."""
+        rows = self._locked(connection, ids)
+        frozen = next((row for row in rows if row.parent_frozen), None)
+        short = frozen and Shortage(
+            code="BUDGET_FROZEN", account_id=frozen.parent_account_id, unit=frozen.unit, needed=0, available=0
+        )
+        return {row.account_id: _account(row) for row in rows}, short
+
+    def _locked(self, connection: Connection, ids: Iterable[str]) -> Sequence[Row[Any]]:
+        ids = list(ids)
+        if not ids:
+            return []
+        values = {"tenant": self._tenant} | {f"id{n}": one for n, one in enumerate(ids)}
+        return connection.execute(_accounts(len(ids)), values).all()
 
     def of_effect(self, connection: Connection, effect_key: str) -> list[StoredReservation]:
         """All that was ever reserved for an effect, by ``pending_id``; locked until the transaction ends."""
@@ -97,13 +134,6 @@ class LedgerRows:
         """The entry of this id, if there is one."""
         mine = and_(LEDGER_ENTRY.c.tenant_id == self._tenant, LEDGER_ENTRY.c.ledger_id == ledger_id)
         return connection.execute(select(LEDGER_ENTRY).where(mine)).first()
-
-    def first_frozen(self, connection: Connection, ids: Iterable[str]) -> Shortage | None:
-        """The first of ``ids`` that gives nothing more; not locked, so that nobody waits for it."""
-        row = connection.execute(_FROZEN, {"tenant": self._tenant, "ids": list(ids)}).first()
-        if row is None:
-            return None
-        return Shortage(code="BUDGET_FROZEN", account_id=row.account_id, unit=row.unit, needed=0, available=0)
 
     def window(self, connection: Connection, keys: TraceKeys, fresh: QuotaWindow, now_ms: int) -> QuotaWindow:
         """The stored window of this id, locked; ``fresh`` if there was none."""
@@ -143,20 +173,18 @@ class LedgerRows:
         trace = _trace(keys, capability_id, now_ms)
         made = [one for one in posting.reservations if one.status == "open"]
         if made:
-            connection.execute(
-                RESERVATION.insert(), [{**one.__dict__, **trace, "updated_at_ms": now_ms} for one in made]
-            )
+            _RESERVE.run_all(connection, [{**one.__dict__, **trace, "updated_at_ms": now_ms} for one in made])
         ended = [one for one in posting.reservations if one.status != "open"]
         if ended:
             self._end(connection, ended, now_ms)
         if posting.entries:
-            connection.execute(LEDGER_ENTRY.insert(), [_entry_values(one, trace, priced) for one in posting.entries])
+            _ENTER.run_all(connection, [_entry_values(one, trace, priced) for one in posting.entries])
 
     def block(self, connection: Connection, keys: TraceKeys, entry: Entry, now_ms: int, capability_id: str) -> bool:
         """Write the row of a refusal; False if it is there already."""
         if self.entry(connection, entry.ledger_id) is not None:
             return False
-        connection.execute(LEDGER_ENTRY.insert(), _entry_values(entry, _trace(keys, capability_id, now_ms), None))
+        _ENTER.run(connection, _entry_values(entry, _trace(keys, capability_id, now_ms), None))
         return True
 
     def keep_window(self, connection: Connection, window: QuotaWindow, now_ms: int) -> None:
@@ -181,8 +209,8 @@ class LedgerRows:
     ) -> None:
         """Who used what, and what it cost."""
         cost = priced.cost
-        connection.execute(
-            COST_ATTRIBUTION.insert(),
+        _ATTRIBUTE.run(
+            connection,
             {
                 "attribution_id": attribution_id, "role": role, "model": usage.model, "prompt_tokens": usage.prompt_tokens,
                 "completion_tokens": usage.completion_tokens, "cached_tokens": usage.cached_tokens,
@@ -202,12 +230,12 @@ class LedgerRows:
             for name in _COUNTED:
                 row[f"old_{name}"], row[f"new_{name}"] = getattr(old, name), getattr(account, name)
             rows.append(row)
-        if rows and connection.execute(_POST, rows).rowcount != len(rows):
+        if rows and _POST.run_all(connection, rows).rowcount != len(rows):
             raise InfrastructureError("LEDGER_RACED", "an account changed although it was locked", "try again")
 
     def _end(self, connection: Connection, ended: Sequence[Reservation], now_ms: int) -> None:
-        connection.execute(
-            _END,
+        _END.run_all(
+            connection,
             [
                 {
                     "tenant": self._tenant, "id": one.pending_id, "now": now_ms, "new_status": one.status,
@@ -237,7 +265,9 @@ def amounts_of(entries: Iterable[Entry]) -> dict[str, dict[Unit, int]]:
 
 
 def _account(row: Row[Any]) -> Account:
-    return Account.model_construct(**row._mapping)
+    values = dict(row._mapping)
+    del values["parent_frozen"]
+    return Account.model_construct(**values)
 
 
 def _stored(row: Row[Any]) -> StoredReservation:
