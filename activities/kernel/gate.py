@@ -96,7 +96,8 @@ class _Gated(ActivityInboundInterceptor):
         attempt = _attempt(activity.info())
         read = partial(read_started, self._gate.client)
         inquiry = Inquiry(self._kernel, self._gate.questions, attempt, self._gate.client.namespace, read)
-        call = asked_for(attempt, [value for value in input.args[0] if isinstance(value, RawValue)], self._gate)
+        with self._kernel.metrics.stage("capability"):
+            call = asked_for(attempt, [value for value in input.args[0] if isinstance(value, RawValue)], self._gate)
         for check in CHECKS:
             call = await inquiry.gather(call, check.needs)
             if refusal := check.judge(call):
@@ -109,7 +110,10 @@ class _Gated(ActivityInboundInterceptor):
         return await self._run(call, call.capability, call.row, attempt.acting(call, self._kernel.store.tenant_id), input)
 
     def _block(self, call: Call, refusal: Refusal) -> NoReturn:
-        self._kernel.metrics.decision(self._kernel.store.tenant_id, call.capability, refusal.decision, refusal.code)
+        trace_id = call.row.trace_id if call.row else ""
+        self._kernel.metrics.decision(
+            self._kernel.store.tenant_id, call.capability, refusal.decision, refusal.code, trace_id
+        )
         later = refusal.retry_after_ms
         raise _failure(refusal.code, refusal.message, refusal.remedy, retryable=later is not None, retry_after_ms=later)
 
@@ -124,7 +128,7 @@ class _Gated(ActivityInboundInterceptor):
                 self._block(call, begun)
             if isinstance(begun, StoredReceipt):
                 return capability.output.model_validate_json(begun.result_json or "")
-        metrics.decision(self._kernel.store.tenant_id, capability, "allow", "ALLOW")
+        metrics.decision(self._kernel.store.tenant_id, capability, "allow", "ALLOW", row.trace_id)
         meter, started = Meter(self._kernel.policies.limits.attempt), time.monotonic()
         try:
             again = partial(self._recording.require_standing, call, capability, row, who.attempt_key)
@@ -134,7 +138,7 @@ class _Gated(ActivityInboundInterceptor):
             outcome = of_error(capability, error, cancelled=_is_cancelled(error))
         latency_ms = round((time.monotonic() - started) * 1000)
         settle = partial(self._recording.settle, call, capability, who, row, outcome, latency_ms, meter.usage())
-        metrics.effect(outcome.name)
+        metrics.effect(outcome.name, row.trace_id)
         failures = 0
         try:
             with metrics.stage("settle"):
