@@ -4,8 +4,8 @@ package gen4.catalogue
 descriptors := {
 	"compile.import_patch": "71b0e30ca0b71b67f193eff39b9bf341e701d330e077a3877e08f9639792a7b2",
 	"control.close_session": "76d28b6044a4ec557d621cb8ae290a05e30887916e6029e87c0fcdf4961cdbe9",
-	"control.expire_reservations": "23359c56104fa4681597ba6c4ec14847851b42833346c33f36797354e6f5fce7",
-	"control.find_abandoned": "d0f13adaef755c7ea5f7586fc6b8df5706540da0c1fddec557b912c3d642f436",
+	"control.expire_reservations": "f5d5bca1e2a3219899af577790e9ad6458c0506320c901fd883b3caaa688fede",
+	"control.find_abandoned": "f3654df4b22bb823f1ac1d7396041db1c48eafca3ef5020210d26ca48f410d4d",
 	"control.find_unsettled": "595e8c241718096761679d26879cdbaa5603a922c4231ae9f0af612482b4835f",
 	"control.judge_decision": "d08a6de7b8267020495c025cea091804ad1b8738ec5d3b4568ec612e98de50d1",
 	"control.open_session": "3bd8e8b174e51a3f62736337bf3420aab28bb5eade4e8cc01424535ab8921708",

@@ -412,6 +412,7 @@ TRUST_GATE = Capability(
 FIND_ABANDONED = Capability(
     id="control.find_abandoned", input=FindAbandoned, output=AbandonedFound, side_effect="read", risk="low", pool="stable",
     timeout=timedelta(minutes=2),
+    containment=True,
 )
 REAP_SESSION = Capability(
     id="control.reap_session", input=ReapSession, output=Reaped, side_effect="write", risk="medium", pool="stable",
@@ -421,6 +422,7 @@ REAP_SESSION = Capability(
 EXPIRE_RESERVATIONS = Capability(
     id="control.expire_reservations", input=ExpireReservations, output=Expired, side_effect="write", risk="low", pool="stable",
     timeout=timedelta(minutes=1),
+    containment=True,
 )
 FIND_UNSETTLED = Capability(
     id="control.find_unsettled", input=FindUnsettled, output=UnsettledFound, side_effect="read", risk="low", pool="stable",

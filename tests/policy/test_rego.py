@@ -88,7 +88,7 @@ def test_each_phase_may_use_exactly_what_its_workflow_calls() -> None:
     phases = json.loads((POLICIES / "data.json").read_text())["phases"]
     modules = {
         "control": ("remediation", "machine"), "explore": ("explore",), "compile": ("compile", "compilation"),
-        "release": ("release",),
+        "release": ("release",), "operations": ("reaper", "reconciliation", "checkpointing"),
     }  # fmt: skip
     for phase, names in modules.items():
         called = set[str]().union(*(_called(POLICIES.parent / "workflows" / f"{name}.py") for name in names))
