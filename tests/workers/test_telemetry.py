@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -15,9 +17,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from activities.kernel.metrics import KernelMetrics
+from activities.record.home import Home
 from schemas.capabilities import FETCH_SOURCE
 from schemas.error import InfrastructureError
 from workers import telemetry
+from workers.fabric import WORKER_READY, FabricState, lock_path, running, state_path, write_json
 from workers.telemetry import MAX_CLIENTS, MAX_REQUEST, Telemetry, serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -152,3 +156,22 @@ def test_the_port_that_is_asked_for_is_the_one_and_free_again_afterwards() -> No
 def test_the_sdk_serves_its_own(served: Telemetry) -> None:
     with urlopen(served.temporal_metrics_url, timeout=10) as answer:  # noqa: S310  our own loopback URL
         assert answer.status == 200
+
+
+def test_status_says_where_the_running_worker_serves(tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "home")
+    state = FabricState(
+        pid=1, temporal_address="", ui_url="", opa_url="", policy_digest="", namespace="default", home=str(home.root),
+        repository_roots=(), sandbox="auto", processes={"worker": 42},
+    )  # fmt: skip
+    write_json(state_path(home), state.model_dump(mode="json"))
+    with lock_path(home).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for pid, expected in ((41, ""), (42, "http://127.0.0.1:1/metrics")):
+            ready = {"pid": pid, "metrics_url": "http://127.0.0.1:1/metrics", "temporal_metrics_url": "http://127.0.0.1:2/metrics"}
+            write_json(home.run / WORKER_READY, ready)
+            found = running(home)
+            assert found is not None and found.metrics_url == expected
+        write_json(home.run / WORKER_READY, {"pid": 42})
+        found = running(home)
+        assert found is not None and found.metrics_url == ""
