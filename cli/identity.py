@@ -242,6 +242,8 @@ def _register_leases(app: typer.Typer) -> None:
     ) -> None:
         """Revoke leases at once and for good: such a session never acts again; start a new one. Name exactly one of the four.
 
+        The fabric's own schedules are stopped otherwise: `gen4 principal suspend gen4`.
+
         Example: `gen4 lease revoke --principal alice --reason "left the team"`
         """
         if [bool(lease), bool(session), bool(principal), tenant].count(True) != 1:

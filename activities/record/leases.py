@@ -105,11 +105,13 @@ class Leases:
     ) -> list[SessionLease]:
         """Revoke at once the newest lease of every session that matches all that is given; nothing given: of the whole tenant.
 
-        An expired lease is revoked too, so that it is never issued again. Returns the leases that were not revoked before.
+        An expired lease is revoked too, so that it is never issued again. The fabric's own lease is not: its one session could
+        not be started anew; it stops while its principal is suspended. Returns the leases that were not revoked before.
         """  # fmt: skip
         given = {"lease_id": lease_id, "session_id": session_id, "principal_id": principal_id}
         which = and_(*(SESSION_LEASE.c[name] == value for name, value in given.items() if value is not None), _newest_only())
-        open_ones = and_(SESSION_LEASE.c.tenant_id == self._mine, SESSION_LEASE.c.revoked_at_ms.is_(None), which)
+        foreign = SESSION_LEASE.c.principal_id != ENGINE.principal_id
+        open_ones = and_(SESSION_LEASE.c.tenant_id == self._mine, SESSION_LEASE.c.revoked_at_ms.is_(None), foreign, which)
 
         def run(transaction: Connection) -> list[SessionLease]:
             revoked: list[SessionLease] = []

@@ -142,6 +142,16 @@ def test_leases_are_revoked_by_what_they_belong_to(
     assert foreign.newest(None, "a1") == kept
 
 
+def test_the_fabrics_own_lease_is_not_revoked(leases: Leases) -> None:
+    """Nothing could give its schedules the right to act again; suspending its principal stops them."""
+    kept = leases.issue(None, keys("operations"), "gen4", "operator", 100)
+    leases.issue(None, keys(), "alice", "operator", 100)
+    assert [lease.session_id for lease in leases.revoke(None, reason="all", by=BY, now_ms=200)] == ["session"]
+    for which in ({"lease_id": kept.lease_id}, {"session_id": "operations"}, {"principal_id": "gen4"}):
+        assert leases.revoke(None, reason="", by=BY, now_ms=200, **which) == []  # type: ignore[arg-type]
+    assert leases.newest(None, "operations") == kept
+
+
 def test_an_older_generation_cannot_be_revoked_in_place_of_the_newest(leases: Leases) -> None:
     first = leases.issue(None, keys(), "alice", "operator", 100)
     second = leases.reissue(None, first, keys(), first.expires_at_ms)
