@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -38,6 +39,7 @@ class Repairing:
     def __init__(self, stores: Stores, request: Repair, keys: TraceKeys, cursor_key: str, heartbeat: Callable[[], None]) -> None:
         self._stores, self._request, self._keys, self._cursor_key, self._heartbeat = stores, request, keys, cursor_key, heartbeat
         self._outcomes = _OUTCOMES.validate_python(stores.blobs.get_json(request.baseline.outcomes))
+        self._until = time.monotonic() + (request.wall_ms + _WALL_MARGIN_MS) / 1000
 
     def run(self) -> Exploration:
         request = self._request
@@ -74,6 +76,8 @@ class Repairing:
                 if search is None or lost + 1 == MAX_SERVERS or error.code not in LOST:
                     raise
                 progress = search.skip_lost()
+                if time.monotonic() >= self._until:
+                    return self._concluded(progress.found, progress.tried, space.offered, "wall_time")
         raise AssertionError("unreachable")
 
     def _session(self, goal: Goal) -> AbstractContextManager[SandboxProcess]:
@@ -107,11 +111,9 @@ class Repairing:
         }
 
     def _limits(self) -> Limits:
-        # One sandbox serves the whole search, so its limits are the search's and not those of one run.
-        limits = self._request.limits
-        return limits.model_copy(
-            update={"wall_ms": self._request.wall_ms + _WALL_MARGIN_MS, "output_bytes": max(limits.output_bytes, _OUTPUT_BYTES)}
-        )
+        # One sandbox serves the whole search, so its limits are the search's and not those of one run; a second one what is left.
+        limits, left_ms = self._request.limits, max(1, round((self._until - time.monotonic()) * 1000))
+        return limits.model_copy(update={"wall_ms": left_ms, "output_bytes": max(limits.output_bytes, _OUTPUT_BYTES)})
 
 
 def _why_no_unit(suspects: list[Suspect], test_files: frozenset[str]) -> str:

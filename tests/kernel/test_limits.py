@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from activities.kernel.estimating import bounds_of
 from activities.kernel.limiting import KernelPolicy, check_limits, session_limits
 from activities.kernel.metering import Meter, as_metered, metering
 from schemas.capabilities import CAPABILITIES
@@ -180,3 +181,17 @@ def test_the_running_attempts_meter_is_the_one_that_is_found() -> None:
     assert metering() is not metering(), "outside an attempt nobody counts"
     with as_metered(Meter()) as meter:
         assert metering() is meter
+
+
+def test_what_is_reserved_for_a_search_covers_its_margins_and_the_confirmation_beside_it() -> None:
+    class Search(Payload):
+        limits: Limits = Limits(cpus=1.5, wall_ms=60_000)
+        wall_ms: int = 100_000
+
+    bounds = bounds_of(CAPABILITIES["explore.repair"], Search(), POLICY)
+    assert bounds.wall_ms > 100_000 + 120_000 + 60_000
+    assert bounds.cpu_percent == 300
+    ceiling = bounds_of(CAPABILITIES["explore.repair"], Search(wall_ms=10**12), POLICY)
+    assert ceiling.wall_ms == 24 * 3_600_000
+    tests = bounds_of(CAPABILITIES["testbed.run_tests"], WithLimits(limits=Limits()), POLICY)
+    assert (tests.wall_ms, tests.cpu_percent) == (3_600_000, 100)
