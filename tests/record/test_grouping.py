@@ -232,7 +232,8 @@ def work(session):
         try:
             chain.append(keys, actor, EventDraft(kind="task.started", idempotency_key=f"{session}-{n}", payload={"n": n}))
         except Gen4Error as error:
-            return print("failed", error.code, flush=True)
+            with lock:
+                return print(f"failed {error.code}", flush=True)
         with lock:
             print(f"{session}-{n}", flush=True)
 threads = [threading.Thread(target=work, args=(f"s{n}",)) for n in range(8)]
