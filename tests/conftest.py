@@ -75,9 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Fabrics choose their ports when they start; two that start at once in different processes may choose the same.
     """
     for item in items:
-        path = item.path.relative_to(item.config.rootpath)
-        group = "fabric" if path.parts[1] == "e2e" else str(path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group("fabric" if "e2e" in item.path.parts else str(item.path)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
