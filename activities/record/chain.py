@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import rfc8785
 from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, exists, func, select
+from sqlalchemy.dialects import sqlite
 
 from activities.record.locks import hold
 from activities.record.payloads import DataKey
@@ -57,6 +59,30 @@ class Verification:
     erased: int
     not_checked: int
     finding: Finding | None
+
+
+class _Record(NamedTuple):
+    """A row of :data:`_WHOLE`."""
+
+    event_id: str
+    tenant_id: str
+    trace_id: str
+    session_id: str
+    task_id: str | None
+    capability_id: str | None
+    version: str
+    seq: int
+    kind: str
+    actor_principal_id: str
+    actor_kind: str
+    idempotency_key: str
+    payload_commitment: str
+    recorded_at_ms: int
+    prev_hash: str
+    hash: str
+    key_id: str | None
+    salt: bytes | None
+    payload: bytes | None
 
 
 class EventChain:
@@ -228,31 +254,55 @@ class EventChain:
         count = erased = not_checked = 0
         previous, before = GENESIS, ""
         finding: Finding | None = None
-        for row in connection.execute(_WHOLE.execution_options(yield_per=_AT_ONCE), arguments):
-            sound = _hash_holds(row, row.seq) and row.seq == count + 1 and row.prev_hash == previous
+        openers: dict[str, DataKey | None] = {}
+        for row in _stream(connection, arguments):
+            # Taken apart by place: this loop sees every record of a tenant, and names cost more than hashes.
+            event_id, tenant, trace, session, task, capability, version, seq, kind, principal, actor_kind, key, *rest = row
+            promised, at_ms, prev_hash, digest, key_id, salt, payload = rest
+            try:
+                sound = (
+                    digest == hash_of(
+                        actor_kind, principal, capability, event_id, key, kind, promised, prev_hash, at_ms, seq, session, task,
+                        tenant, trace, version,
+                    )
+                    and seq == count + 1 and prev_hash == previous and kind in EVENT_KINDS and actor_kind in ACTOR_KINDS
+                )  # fmt: skip
+            except (TypeError, UnicodeEncodeError):
+                sound = False
             if not sound:
-                finding = self._broken(connection, row, count + 1, before)
+                finding = self._broken(connection, _Record._make(row), count + 1, before)
                 break
-            count, previous, before = count + 1, row.hash, row.prev_hash
-            if row.payload is None:
+            count, previous, before = count + 1, digest, prev_hash
+            if payload is None:
                 erased += 1
-                finding = self._unfounded(connection, row)
+                finding = self._unfounded(connection, _Record._make(row))
+            elif key_id is None:
+                if _hash_of_parts(salt, payload) != promised:
+                    finding = _changed(_Record._make(row))
             else:
-                try:
-                    salted = self._salted(connection, row)
-                except Refused:
+                if key_id not in openers:
+                    openers[key_id] = self._opener(connection, key_id)
+                if (opener := openers[key_id]) is None:
                     not_checked += 1
                     continue
-                if salted is None or hashlib.sha256(salted).hexdigest() != row.payload_commitment:
-                    message = f"the payload of record {row.seq} is not the one that was committed to"
-                    finding = _finding(row, "PAYLOAD_CHANGED", message)
+                salted = opener.open(payload, f"{event_id}\n{tenant}\n{promised}".encode())
+                if salted is None or hashlib.sha256(salted).hexdigest() != promised:
+                    finding = _changed(_Record._make(row))
             if finding is not None:
                 break
         if finding is None:
             finding = self._left_over(connection, session_id, count)
         return Verification(session_id, count, erased, not_checked, finding)
 
-    def _broken(self, connection: Connection, row: Row[Any], expected: int, before: str) -> Finding:
+    def _opener(self, connection: Connection, key_id: str) -> DataKey | None:
+        """None when the key is not here: what it sealed is not checked then."""
+        vault = self._store.vault
+        try:
+            return vault.get(connection, self._store.tenant_id, key_id) if vault is not None else None
+        except Refused:
+            return None
+
+    def _broken(self, connection: Connection, row: _Record, expected: int, before: str) -> Finding:
         """What is wrong with the first record that does not fit; ``before``: what the record before it names as its own."""
         arguments = {"tenant": self._store.tenant_id, "session": row.session_id}
         if not _hash_holds(row, row.seq):
@@ -270,7 +320,7 @@ class EventChain:
             return _finding(row, "FORKED", f"record {row.seq} follows an earlier record than the one before it")
         return _finding(row, "ALTERED", f"record {row.seq} does not follow the record before it")
 
-    def _unfounded(self, connection: Connection, row: Row[Any]) -> Finding | None:
+    def _unfounded(self, connection: Connection, row: _Record) -> Finding | None:
         """A payload may be gone only on the authority of an event that names it."""
         found: Any = connection.execute(_TOMBSTONE, {"tenant": self._store.tenant_id, "event": row.event_id}).first()
         if found is None:
@@ -350,6 +400,22 @@ _STRAY_TOMBSTONE = (
 )
 
 
+@cache
+def _whole_of_sqlite() -> tuple[str, tuple[str, ...]]:
+    """Text of :data:`_WHOLE`, and the names of what it asks for in their order."""
+    compiled = _WHOLE.compile(dialect=sqlite.dialect())
+    return str(compiled), tuple(compiled.positiontup or ())
+
+
+def _stream(connection: Connection, arguments: dict[str, Any]) -> Iterable[Sequence[Any]]:
+    """The rows of :data:`_WHOLE`, some at a time; from SQLite without what SQLAlchemy does to each."""
+    if connection.dialect.name != "sqlite":
+        return connection.execute(_WHOLE.execution_options(yield_per=_AT_ONCE), arguments)
+    text, names = _whole_of_sqlite()
+    cursor: Iterable[Sequence[Any]] = connection.connection.cursor().execute(text, [arguments[name] for name in names])
+    return cursor
+
+
 # --- rows and events -------------------------------------------------------------------------------------------------
 
 
@@ -425,11 +491,23 @@ def _malformed(row: Row[Any], why: str) -> Refused:
     return Refused("CHAIN_ALTERED", f"the stored event {row.seq} is malformed: {why}", "run `gen4 events ID --verify`")
 
 
-def _finding(row: Row[Any], code: FindingCode, message: str) -> Finding:
+def _changed(row: _Record) -> Finding:
+    return _finding(row, "PAYLOAD_CHANGED", f"the payload of record {row.seq} is not the one that was committed to")
+
+
+def _hash_of_parts(salt: Any, payload: Any) -> str | None:
+    """None for a salt of another length, with which another payload could have the same hash."""
+    try:
+        return hashlib.sha256(salt + payload).hexdigest() if len(salt) == _SALT_BYTES else None
+    except TypeError:
+        return None  # not even bytes
+
+
+def _finding(row: _Record, code: FindingCode, message: str) -> Finding:
     return Finding(row.seq, str(row.event_id), code, message, str(row.session_id))
 
 
-def _hash_holds(row: Row[Any], seq: int) -> bool:
+def _hash_holds(row: _Record, seq: int) -> bool:
     if row.kind not in EVENT_KINDS or row.actor_kind not in ACTOR_KINDS:
         return False
     try:

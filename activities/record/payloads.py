@@ -49,7 +49,7 @@ class DataKey:
         """None when it was changed, or sealed for another context or under another key."""
         try:
             return self._aead.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context)
-        except (InvalidTag, ValueError):
+        except (InvalidTag, ValueError, TypeError):
             return None
 
 

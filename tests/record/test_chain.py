@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sqlite3
 import subprocess
 import sys
@@ -15,14 +16,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from activities.record.blobs import BlobStore
 from activities.record.chain import EventChain, Finding, commitment
 from activities.record.store import Store
 from schemas.canonical import jcs
 from schemas.error import InputError, Refused
-from schemas.event import GENESIS, Actor, EventDraft, event_hash
+from schemas.event import GENESIS, Actor, EventDraft, event_hash, hash_of
 from schemas.task import TraceKeys
 from tests.record.conftest import on_sqlite
 
@@ -309,3 +312,117 @@ def test_what_was_acknowledged_survives_a_kill(url: str) -> None:
     kept = [int(event.idempotency_key) for event, _ in chain.read("session")]
     assert kept[: len(acknowledged)] == acknowledged and len(kept) <= len(acknowledged) + 1
     store.close()
+
+
+# --- what cannot be written, what is found, at any size --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["tenant_id", "trace_id", "session_id"])
+def test_an_event_without_a_required_id_cannot_be_written(store: Store, missing: str) -> None:
+    with pytest.raises(ValidationError):
+        TraceKeys.model_validate({**KEYS.model_dump(), missing: ""})
+    with pytest.raises(ValidationError):
+        TraceKeys.model_validate({name: value for name, value in KEYS.model_dump().items() if name != missing})
+    forged = KEYS.model_copy(update={missing: ""})  # past the model
+    tenant = store.tenant(forged.tenant_id)
+    with pytest.raises(IntegrityError, match="lacks a required id"):
+        EventChain(tenant).append(forged, ACTOR, draft("a"))
+    assert list(EventChain(tenant).read(forged.session_id)) == []
+
+
+def test_what_json_cannot_hold_is_kept_as_a_blob(store: Store, tmp_path: Path) -> None:
+    """Refused at the door, and nothing is lost: the event refers to the bytes (threats 7.3)."""
+    chain, blobs = EventChain(store.tenant("acme")), BlobStore(tmp_path / "blobs", "acme")
+    odd = json.dumps({"n": 2**63, "x": float("nan"), "s": "\ud800"}).encode()
+    with pytest.raises(InputError, match="NOT_CANONICAL"):
+        chain.append(KEYS, ACTOR, draft("a", **json.loads(odd)))
+    ref = blobs.put(odd)
+    chain.append(KEYS, ACTOR, draft("a", output=ref.model_dump(mode="json")))
+    [(_, payload)] = chain.read("session")
+    assert blobs.get(payload["output"]["sha256"]) == odd and chain.verify("session") == []
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@given(st.lists(TEXTS, min_size=11, max_size=11), st.integers(0, 2**53 - 1), st.none() | TEXTS, st.none() | TEXTS)
+def test_the_fast_hash_is_the_canonical_one(texts: list[str], number: int, task: str | None, capability: str | None) -> None:
+    kind, actor, event_id, key, event_kind, promised, previous, session, tenant, trace, version = texts
+    fields = {
+        "event_id": event_id, "tenant_id": tenant, "trace_id": trace, "session_id": session, "task_id": task,
+        "capability_id": capability, "version": version, "seq": number, "kind": event_kind,
+        "actor": {"kind": kind, "principal_id": actor}, "idempotency_key": key, "payload_commitment": promised,
+        "recorded_at_ms": number, "prev_hash": previous, "hash": "is not part of it",
+    }  # fmt: skip
+    assert event_hash(fields) == hash_of(
+        kind, actor, capability, event_id, key, event_kind, promised, previous, number, number, session, task, tenant, trace,
+        version,
+    )  # fmt: skip
+
+
+def _forged(raw: sqlite3.Connection, seq: int, **changes: object) -> dict[str, object]:
+    raw.row_factory = sqlite3.Row
+    row = {**dict(raw.execute("SELECT * FROM event WHERE seq = ?", (seq,)).fetchone()), **changes}
+    fields = {key: value for key, value in row.items() if not key.startswith("actor_")}
+    fields["actor"] = {"principal_id": row["actor_principal_id"], "kind": row["actor_kind"]}
+    return {**row, "hash": event_hash(fields)}
+
+
+def test_a_record_that_follows_an_earlier_one_is_a_fork() -> None:
+    def change(raw: sqlite3.Connection) -> None:
+        row = _forged(raw, 5, prev_hash=raw.execute("SELECT hash FROM event WHERE seq = 2").fetchone()[0])
+        raw.execute("UPDATE event SET prev_hash = ?, hash = ? WHERE seq = 5", (row["prev_hash"], row["hash"]))
+
+    with tampered(change) as findings:
+        assert [(finding.seq, finding.code) for finding in findings] == [(5, "FORKED")]
+
+
+def test_two_records_with_one_number_are_a_fork() -> None:
+    """The unique index is gone, too: whoever writes the file can do that."""
+
+    def change(raw: sqlite3.Connection) -> None:
+        row = _forged(raw, 3, event_id="twin", idempotency_key="twin")
+        raw.execute("CREATE TABLE copy AS SELECT * FROM event")
+        raw.execute("DROP TABLE event")
+        raw.execute("ALTER TABLE copy RENAME TO event")
+        raw.execute(f"INSERT INTO event ({','.join(row)}) VALUES ({','.join('?' * len(row))})", list(row.values()))  # noqa: S608
+
+    with tampered(change) as findings:
+        assert [(finding.seq, finding.code) for finding in findings] == [(3, "FORKED")]
+
+
+@pytest.mark.parametrize("column", ["salt", "payload", "recorded_at_ms", "capability_id", "actor_kind"])
+@pytest.mark.parametrize("value", [7, "text", b"\xff", 1.5])
+def test_values_of_another_type_are_found(column: str, value: object) -> None:
+    table = "event_payload" if column in ("salt", "payload") else "event"
+    query = f"UPDATE {table} SET {column} = ? WHERE event_id = (SELECT event_id FROM event WHERE seq = 2)"  # noqa: S608
+    with tampered(lambda raw: raw.execute(query, (value,))) as findings:
+        expected = "PAYLOAD_CHANGED" if table == "event_payload" else "ALTERED"
+        assert [(finding.seq, finding.code) for finding in findings] == [(2, expected)]
+
+
+PEAK = """
+import resource, sys
+from activities.record.chain import EventChain
+from activities.record.store import Store
+chain = EventChain(Store.open(sys.argv[1]).tenant("acme"))
+examined = chain.examine("session")
+read = sum(1 for _ in chain.read("session"))
+assert examined.finding is None and read == examined.events == int(sys.argv[2]), examined
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_events(tmp_path: Path) -> None:
+    url, peaks, size = f"sqlite:///{tmp_path}/store.db", [], 5_000
+    store = Store.open(url)
+    chain = EventChain(store.tenant("acme"))
+    for goal in (size, 4 * size):
+        start = 0 if goal == size else size
+        for first in range(start, goal, 1_000):
+            chain.append(KEYS, ACTOR, *(draft(str(n), text="x" * 200) for n in range(first, first + 1_000)))
+        command = [sys.executable, "-c", PEAK, url, str(goal)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+    store.close()
+    assert peaks[1] - peaks[0] < 4 * 1024, "KiB: 15,000 more of these events are 9 MB on disk"
