@@ -12,6 +12,7 @@ import pytest
 
 from activities.kernel.acting import Acting, as_acting
 from activities.kernel.sandbox.backends import choose_backend
+from activities.kernel.sandbox.docker import DockerBackend
 from activities.kernel.sandbox.port import RootFilesystem, SandboxSpec
 from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.kernel.sandbox.running import Entry, KnownBackend, Running
@@ -97,8 +98,10 @@ def running() -> Running:
 
 
 @pytest.fixture
-def backend(root: RootFilesystem, running: Running) -> KnownBackend:
-    return KnownBackend(choose_backend(root), running)
+def backend(request: pytest.FixtureRequest, root: RootFilesystem, running: Running) -> KnownBackend:
+    if getattr(request, "param", "bubblewrap") == "docker":
+        return KnownBackend(DockerBackend(request.getfixturevalue("docker_host")), running)
+    return KnownBackend(choose_backend(root, "bubblewrap"), running)
 
 
 @pytest.fixture
@@ -132,8 +135,13 @@ def killed_events(tenant: TenantStore, session_id: str = "session-1") -> list[st
 
 
 @pytest.mark.parametrize(
-    ("scope", "target"), [("session", "session-1"), ("capability", CAPABILITY), ("tenant", ""), ("everything", "")]
-)
+    ("backend", "scope", "target"),
+    [
+        ("bubblewrap", "session", "session-1"), ("bubblewrap", "capability", CAPABILITY), ("bubblewrap", "tenant", ""),
+        ("bubblewrap", "everything", ""), ("docker", "session", "session-1"),
+    ],
+    indirect=["backend"],
+)  # fmt: skip
 @pytest.mark.usefixtures("watched")
 def test_a_switch_ends_what_runs_already_within_two_seconds(
     tenant: TenantStore, sleeper: Sleeper, scope: KillScope, target: str

@@ -13,6 +13,7 @@ import pytest
 from activities.kernel.acting import Acting, as_acting
 from activities.kernel.metering import Meter, as_metered
 from activities.kernel.sandbox.backends import choose_backend
+from activities.kernel.sandbox.docker import DockerBackend
 from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend, SandboxProcess, SandboxSpec
 from activities.kernel.sandbox.running import Cause, Entry, KnownBackend, Running
 from schemas.error import Gen4Error, InfrastructureError, Refused, Stopped
@@ -34,9 +35,11 @@ def acting_as(session_id: str, capability_id: str = "testbed.run_tests") -> Acti
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def real(root: RootFilesystem) -> SandboxBackend:
-    return choose_backend(root)
+@pytest.fixture(scope="module", params=["bubblewrap", "docker"])
+def real(request: pytest.FixtureRequest, root: RootFilesystem) -> SandboxBackend:
+    if request.param == "docker":
+        return DockerBackend(request.getfixturevalue("docker_host"))
+    return choose_backend(root, "bubblewrap")
 
 
 @pytest.fixture
