@@ -24,6 +24,8 @@ from schemas.event import EventDraft
 from schemas.task import TENANT_CHAIN, tenant_keys
 
 _AT_ONCE = 1_000
+_BOTH_HEADS = {"backup_heads_root", "replaced_heads_root"}
+"""What a restoration must name; null for a side that held nothing, or could not be read any more."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Checkpoints:
         return [
             Restoration(event.recorded_at_ms, event.actor.principal_id)
             for event, payload in self._chain.read(TENANT_CHAIN)
-            if event.kind == "store.restored" and payload.get("backup_heads_root") and "replaced_heads_root" in payload
+            if event.kind == "store.restored" and _BOTH_HEADS <= payload.keys()
         ]
 
     def _last(self, connection: Connection) -> Checkpoint | None:
