@@ -21,6 +21,7 @@ def test_each_covers_what_was_recorded_since(fabric: Fabric, repository: Callabl
     first = take(fabric)
     fabric.ended(fabric.start({"repository": str(repository()), "goal": "x", "release": {"mode": "branch", "target": "main"}}))
     second = take(fabric)
-    assert (second.number, second.sessions) == (first.number + 1, first.sessions + 1)
+    assert second.number == first.number + 1
+    assert second.sessions > first.sessions
     taken = Checkpoints(fabric.store.tenant(TENANT), fabric.chain).all()
     assert taken[-1].checkpoint.previous_root == first.root_sha256
