@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, select
 
 from activities.record.store import TenantStore, now_ms
 from activities.record.tables import APPROVAL
+from activities.record.upserting import insert_or_ignore
 from schemas.approval import ApprovalRequest, ApprovalStatus
 from schemas.canonical import jcs
 from schemas.error import InputError, Refused
@@ -43,10 +44,12 @@ class Approvals:
         self._store.require(keys.tenant_id)
 
         def run(transaction: Connection) -> StoredApproval:
-            stored = _first(transaction, self._mine(APPROVAL.c.approval_id == request.approval_id))
-            if stored is None:
-                return _insert(transaction, request, keys)
-            if stored.keys != keys or stored.request.model_copy(update={"status": request.status}) != request:
+            named = self._mine(APPROVAL.c.approval_id == request.approval_id)
+            stored = _first(transaction, named)
+            if stored is None and (made := _insert(transaction, request, keys)) is not None:
+                return made
+            stored = stored or _first(transaction, named)  # None still: the id is another tenant's
+            if stored is None or stored.keys != keys or stored.request.model_copy(update={"status": request.status}) != request:
                 raise Refused("ID_CONFLICT", f"approval {request.approval_id} is another request", "use a new approval id")
             return stored
 
@@ -119,15 +122,15 @@ class Approvals:
         return run(connection) if connection is not None else self._store.read(run)
 
 
-def _insert(connection: Connection, request: ApprovalRequest, keys: TraceKeys) -> StoredApproval:
+def _insert(connection: Connection, request: ApprovalRequest, keys: TraceKeys) -> StoredApproval | None:
     time_ms = now_ms()
-    connection.execute(
-        APPROVAL.insert().values(
-            approval_id=request.approval_id, version="1", run_id=request.run_id, action_digest=request.action_digest,
-            status=request.status, request_json=jcs(request).decode(), expires_at_ms=request.expires_at_ms,
-            created_at_ms=time_ms, updated_at_ms=time_ms, **keys.model_dump(),
-        )
-    )  # fmt: skip
+    values = {
+        "approval_id": request.approval_id, "version": "1", "run_id": request.run_id, "action_digest": request.action_digest,
+        "status": request.status, "request_json": jcs(request).decode(), "expires_at_ms": request.expires_at_ms,
+        "created_at_ms": time_ms, "updated_at_ms": time_ms, **keys.model_dump(),
+    }  # fmt: skip
+    if not insert_or_ignore(connection, APPROVAL, values):
+        return None
     return StoredApproval(request=request, keys=keys, created_at_ms=time_ms, updated_at_ms=time_ms)
 
 

@@ -121,6 +121,9 @@ def test_rows_of_another_tenant_are_refused_by_every_repository(store: Store) ->
             attempt()
     Approvals(store.tenant("other")).put(request(), OTHER)
     assert not Approvals(mine).set_status("a1", "pending", "approved")
+    with pytest.raises(Refused, match="ID_CONFLICT"):
+        Approvals(mine).put(request(), KEYS)
+    assert Approvals(mine).get("a1") is None
 
 
 def test_finish_without_begin_is_recorded(store: Store) -> None:
