@@ -127,7 +127,7 @@ def abandoned(state: BreakerState, probe_id: str) -> BreakerState:
 
 
 def reset(state: BreakerState, now_ms: int) -> BreakerState:
-    """Closed by an operator; results of attempts that were admitted before no longer count."""
+    """Closed by an operator, with no failure counted; results from before an outage that it ends no longer count."""
     healthy = _with(state, failure_count=0, last_success_ms=now_ms)
     return _closed(healthy) if state.phase != "closed" else healthy
 
