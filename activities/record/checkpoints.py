@@ -175,7 +175,7 @@ class Checkpoints:
         return [
             Restoration(event.recorded_at_ms, event.actor.principal_id)
             for event, payload in self._chain.read(TENANT_CHAIN)
-            if event.kind == "store.restored" and _BOTH_HEADS <= payload.keys()
+            if event.kind == "store.restored" and payload.keys() >= _BOTH_HEADS
         ]
 
     def _last(self, connection: Connection) -> Checkpoint | None:

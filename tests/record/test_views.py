@@ -139,8 +139,8 @@ def test_the_reducer_takes_any_payload(events: list[tuple[EventKind, dict[str, A
     for seq, (kind, payload) in enumerate(events, start=1):
         event = Event(
             event_id=str(seq), tenant_id="t", trace_id="t", session_id="s", task_id=None, capability_id=None, version="1",
-            seq=seq, kind=kind, actor=ACTOR, idempotency_key=str(seq), payload_commitment="0" * 64, recorded_at_ms=seq, prev_hash="0" * 64,
-            hash="0" * 64,
+            seq=seq, kind=kind, actor=ACTOR, idempotency_key=str(seq), payload_commitment="0" * 64, recorded_at_ms=seq,
+            prev_hash="0" * 64, hash="0" * 64,
         )  # fmt: skip
         view = reduce_view(view, event, payload)
         assert (view.seq, view.last_kind, SessionView.model_validate_json(view.model_dump_json())) == (seq, kind, view)
