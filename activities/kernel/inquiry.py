@@ -127,7 +127,7 @@ class Inquiry:
 
         def keep() -> ExecutionRow | None:
             heir = heir_row(started, source) if source else None
-            made = self._root(started) if before is None else heir
+            made = self._kernel.store.read(partial(self._root, started)) if before is None else heir
             if made is None:
                 return None
             kept = self._recording.keep(made, started.original_run_id)
@@ -137,15 +137,15 @@ class Inquiry:
 
         return await in_thread("STORE_UNAVAILABLE", keep)
 
-    def _root(self, started: Started) -> ExecutionRow | None:
-        kernel = self._kernel
+    def _root(self, started: Started, connection: Connection) -> ExecutionRow | None:
+        kernel, directory = self._kernel, self._kernel.directory
         starter = principal_of(started.stamp_type, started.stamp_name, started.scheduled_by, kernel.identity)
-        who = starter if isinstance(starter, IdentityRefusal) else kernel.directory.resolve(starter, kernel.operator_id)
+        who = starter if isinstance(starter, IdentityRefusal) else directory.resolve(starter, kernel.operator_id, connection)
         if isinstance(who, IdentityRefusal):
             self._starter_error = who
             return None
-        made = root_row(started, kernel.store.tenant_id, who, role_of(kernel.directory.roles(who)))
-        self._starter_error = judge_starter(kernel.directory.principal(who), made.phase) if made else None
+        made = root_row(started, kernel.store.tenant_id, who, role_of(directory.roles(who, connection)))
+        self._starter_error = judge_starter(directory.principal(who, connection), made.phase) if made else None
         return made if self._starter_error is None else None
 
     async def _stand(self, call: Call) -> Call:

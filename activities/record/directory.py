@@ -133,7 +133,11 @@ class Directory:
     # --- principals --------------------------------------------------------------------------------------------------
 
     def principal(self, principal_id: str, connection: Connection | None = None) -> Principal | None:
-        return self._principal(connection, PRINCIPAL.c.principal_id == principal_id)
+        def run(transaction: Connection) -> Principal | None:
+            row = transaction.execute(_PRINCIPAL, {"tenant": self._mine, "principal": principal_id}).first()
+            return None if row is None else Principal.model_validate(dict(row._mapping))
+
+        return run(connection) if connection is not None else self._store.read(run)
 
     def principal_by(self, issuer: str, subject: str, connection: Connection | None = None) -> Principal | None:
         """Whom a verified credential names."""
@@ -198,12 +202,9 @@ class Directory:
 
     def roles(self, principal_id: str, connection: Connection | None = None) -> tuple[Role, ...]:
         """Sorted."""
-        query = select(ROLE_BINDING.c.role).where(
-            ROLE_BINDING.c.tenant_id == self._mine, ROLE_BINDING.c.principal_id == principal_id
-        )
-
         def run(transaction: Connection) -> tuple[Role, ...]:
-            return tuple(sorted(transaction.execute(query).scalars().all()))
+            found = transaction.execute(_ROLES, {"tenant": self._mine, "principal": principal_id})
+            return tuple(sorted(found.scalars().all()))
 
         return run(connection) if connection is not None else self._store.read(run)
 
@@ -433,6 +434,12 @@ def _facts_query() -> Any:
 
 
 _FACTS = _facts_query()
+_PRINCIPAL = select(PRINCIPAL).where(
+    PRINCIPAL.c.tenant_id == bindparam("tenant"), PRINCIPAL.c.principal_id == bindparam("principal")
+)
+_ROLES = select(ROLE_BINDING.c.role).where(
+    ROLE_BINDING.c.tenant_id == bindparam("tenant"), ROLE_BINDING.c.principal_id == bindparam("principal")
+)
 
 
 def _facts(row: Row[Any] | None) -> IdentityFacts:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Row, bindparam, select
 
 from activities.record.store import TenantStore, now_ms
 from activities.record.tables import EXECUTION
+from activities.record.upserting import insert_or_ignore
 from schemas.error import Refused
 from schemas.identity import Role
 from schemas.model import Payload
@@ -52,15 +53,19 @@ class ExecutionRows:
         self._store.require(row.tenant_id)
 
         def run(transaction: Connection) -> ExecutionRow:
-            stored = _find(transaction, row.tenant_id, row.workflow_id, row.run_id)
-            if stored is None:
-                transaction.execute(EXECUTION.insert(), {**row.model_dump(), "version": "1", "created_at_ms": now_ms()})
+            if insert_or_ignore(transaction, EXECUTION, {**row.model_dump(), "version": "1", "created_at_ms": now_ms()}):
                 return row
+            stored = _find(transaction, row.tenant_id, row.workflow_id, row.run_id)
             if stored != row:
                 raise Refused("ID_CONFLICT", f"run {row.run_id} of {row.workflow_id} is recorded with other facts")
             return stored
 
         return run(connection) if connection is not None else self._store.write(run)
+
+    def superseded(self, connection: Connection, row: ExecutionRow) -> bool:
+        """A reset run of the session showed itself after this one: its generation fences what came before."""
+        found = {"tenant": self._store.tenant_id, "session": row.session_id, "generation": row.generation}
+        return connection.execute(_LATER, found).first() is not None
 
     def session_of(self, id: str) -> str | None:
         """The session of a workflow id (of its latest run), or ``id`` itself if it names a session."""
@@ -86,6 +91,13 @@ _ONE = select(EXECUTION).where(
     EXECUTION.c.run_id == bindparam("run"),
 )
 """Asked before every call: making it anew each time costs more than running it."""
+
+
+_LATER = select(EXECUTION.c.run_id).where(
+    EXECUTION.c.tenant_id == bindparam("tenant"),
+    EXECUTION.c.session_id == bindparam("session"),
+    EXECUTION.c.generation > bindparam("generation"),
+).limit(1)
 
 
 def _find(connection: Connection, tenant_id: str, workflow_id: str, run_id: str) -> ExecutionRow | None:
