@@ -20,7 +20,9 @@ ALLOWED: dict[str, dict[Power, str]] = {
     "activities/record/remotes.py": {"git": "refs of a repository elsewhere"},
     "activities/record/transfer.py": {"git": "fetch into and push from our own object store"},
     "activities/record/trees.py": {"git": "trees as raw objects", "process": "pipes of a git that git.py started"},
-    "activities/record/store.py": {"database": "the one engine; migrations"},
+    "activities/record/databases.py": {"database": "the one place that makes an engine; migrations"},
+    "activities/record/backup.py": {"database": "SQLite's own online backup", "process": "pg_dump and pg_restore, argv only"},
+    "activities/record/postgresql.py": {"process": "asks PostgreSQL's programs for their version"},
     "activities/record/migrations/env.py": {"database": "alembic's own hook"},
     # --- kernel ------------------------------------------------------------------------------------------------------
     "activities/kernel/gate.py": {
@@ -54,6 +56,10 @@ ALLOWED: dict[str, dict[Power, str]] = {
     "activities/policy/opa.py": {"network": "the policy engine on loopback"},
     # --- workers and the command line --------------------------------------------------------------------------------
     "workers/client.py": {"temporal client": "the one connection to the server"},
+    "workers/executions.py": {"temporal client": "asks the server how runs ended, for the reaper"},
+    "workers/schedules.py": {"temporal client": "the fabric's own schedules"},
+    "workers/server.py": {"temporal client": "search attributes of the namespace"},
+    "workers/telemetry.py": {"network": "metrics, on loopback"},
     "workers/fabric.py": {"process": "starts the supervisor", "signal": "asks it to stop"},
     "workers/ports.py": {"process": "`git --version`"},
     "workers/registration.py": {"activity": "the one dynamic activity of a worker"},

@@ -18,7 +18,9 @@ MODULES: dict[Power, tuple[str, ...]] = {
     "network": (
         "socket", "socketserver", "ssl", "http", "urllib.request", "urllib.response", "ftplib", "imaplib", "poplib", "smtplib",
         "telnetlib", "xmlrpc", "wsgiref", "webbrowser", "requests", "urllib3", "httpx", "httpcore", "aiohttp", "websockets",
-        "grpc", "paramiko", "opa_client", "pypi_simple", "jwt.PyJWKClient", "jwt.jwks_client", "boto3", "prometheus_client",
+        "grpc", "paramiko", "opa_client", "pypi_simple", "jwt.PyJWKClient", "jwt.jwks_client", "boto3",
+        "prometheus_client.start_http_server", "prometheus_client.start_wsgi_server", "prometheus_client.exposition",
+        "prometheus_client.push_to_gateway", "prometheus_client.pushadd_to_gateway", "prometheus_client.bridge",
     ),
     "docker": ("docker", "podman", "kubernetes"),
     "git": ("activities.record.git", "git", "pygit2", "dulwich"),
@@ -38,7 +40,7 @@ HARMLESS = (
     "importlib.metadata", "importlib.resources", "http.HTTPStatus", "temporalio.service.RPCError",
     "temporalio.service.RPCStatusCode", "temporalio.service.__version__", "temporalio.client.WorkflowFailureError",
     "temporalio.client.WorkflowExecutionStatus", "activities.record.git.GitFailed", "alembic.op",
-    "temporalio.worker.workflow_sandbox",
+    "temporalio.worker.workflow_sandbox", "prometheus_client.exposition.choose_encoder",
 )  # fmt: skip
 """Names inside those modules that give no power: errors, versions, enumerations."""
 
