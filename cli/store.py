@@ -13,6 +13,7 @@ import typer
 from activities.control.approvers import OPERATOR
 from activities.record.backup import Standing, back_up, declare_restored, replace, standings
 from activities.record.home import Home
+from activities.record.payloads import PayloadVault
 from activities.record.store import HEAD, Store, now_ms
 from cli.fabric import Json
 from cli.local import open_local
@@ -62,7 +63,7 @@ def register(app: typer.Typer) -> None:
             actor, before = _before(settings, token_file)
             kept = home.root / f"store.{'db' if settings.store_url is None else 'dump'}.replaced-{now}"
             replace(settings.store_address, file, kept)
-            store = Store.open(settings.store_address)
+            store = Store.open(settings.store_address, vault=PayloadVault(home.keys))
             found = declare_restored(store, before, file, actor, now)
             store.close()
         lost = {tenant_id: standing.events - _events(found, tenant_id) for tenant_id, standing in (before or {}).items()}

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from activities.record.home import Home
-from activities.record.store import HEAD
+from activities.record.store import HEAD, Store
 from cli.local import open_local
 from cli.main import run
 from schemas.event import Actor, EventDraft
@@ -59,6 +60,14 @@ def record(settings: Settings, key: str) -> None:
     local.close()
 
 
+def unencrypted(settings: Settings) -> int:
+    store = Store.open(settings.store_address)
+    query = text("SELECT count(*) FROM event_payload WHERE key_id IS NULL")
+    found: int = store.read(lambda connection: connection.execute(query).scalar_one())
+    store.close()
+    return found
+
+
 def keys_of(settings: Settings, session: str) -> list[str]:
     local = open_local(settings)
     assert list(local.chain.verify(session)) == []
@@ -82,7 +91,8 @@ def test_a_store_is_copied_and_put_back(settings: Settings, gen4: Gen4, tmp_path
         (event.actor, payload) for event, payload in local.chain.read(TENANT_CHAIN) if event.kind == "store.restored"
     ]
     local.close()
-    assert actor.kind == "human" and payload["replaced_heads_root"] == info["tenants"]["local"]["heads_root"]
+    assert actor.kind == "human" and unencrypted(settings) == 0
+    assert payload["replaced_heads_root"] == info["tenants"]["local"]["heads_root"]
     assert payload["events_replaced"] == payload["events_backup"] + 1 == info["tenants"]["local"]["events"]
     code, _ = gen4("restore", restored["kept"])
     assert code == 0 and keys_of(settings, "s") == ["before", "after"]
