@@ -154,6 +154,9 @@ class Watch:
                 log.exception("the watch over sandboxes failed; it goes on")
 
     def _poll(self) -> None:
+        if not self._running.entries():
+            self._asked_at = None  # an idle worker asks nothing
+            return
         if self._asked_at is None:
             self._asked_at = time.monotonic()
         try:
