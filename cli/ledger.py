@@ -177,8 +177,11 @@ def _session(local: LocalStore, id: str | None) -> str | None:
 
 
 def _balance(account: Account) -> str:
+    if account.account_id.startswith("task:"):
+        return f"{'':>18} {account.unit:<12} {account.account_id}  spent {account.credits_posted}"
     held = f"{account.available:>18} {account.unit:<12} {account.account_id}"
-    notes = f"  reserved {account.debits_pending}, spent {account.debits_posted} of {account.credits_posted}"
+    used = "handed out" if account.account_id.startswith("tenant:") else "spent"
+    notes = f"  reserved {account.debits_pending}, {used} {account.debits_posted} of {account.credits_posted}"
     return held + notes + ("  FROZEN" if account.frozen else "")
 
 

@@ -158,6 +158,7 @@ def test_reconcile_says_what_was_altered(gen4: Gen4, spent: Path) -> None:
 def test_people_read_it_too(home: Path, spent: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, wanted in (
         (["balance", "--session", "s-1"], "session:s-1:micros  reserved 0, spent 240 of 200000"),
+        (["balance", "--session", "s-1"], "task:s-1:task:micros  spent 240"),
         (["entries", "--session", "s-1"], "settle                120 micros       session:s-1:micros → task:s-1:task:micros"),
         (["cost"], "240 micros  testbed.run_tests  (2 calls, 20.0 s cpu"),
         (["reconcile"], "ok: no difference in"),
