@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -29,6 +31,7 @@ from schemas.identity import Tenant
 from schemas.kill_switch import KillScope, KillSwitch
 from schemas.task import TraceKeys
 from schemas.testing import Limits
+from tests.record.postgres import Postgres
 from workers.toolchain import cache_directory
 
 ANN = Actor(principal_id="ann", kind="human")
@@ -242,6 +245,32 @@ def test_without_its_store_for_two_seconds_a_worker_kills_everything_and_judges_
         while not partition.told and time.monotonic() < deadline:
             time.sleep(0.05)
         assert partition.told == ["STORE_LOST"], "told once, when the store is back"
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_a_database_that_dies_or_freezes_ends_what_runs_and_is_told_of_it_later(
+    postgres: Postgres, postgres_template: str, running: Running, sleeper: Sleeper, how: str
+) -> None:
+    def send(number: int) -> None:
+        for process in processes:
+            os.kill(process, number)
+
+    store = Store.open(postgres.url(postgres.database(postgres_template)))
+    tenant = store.tenant("acme")
+    view = StoreView(tenant)
+    with Watch(running, view.look, view.tell):
+        sleeper.begin()
+        time.sleep(1.0)
+        assert sleeper.error is None
+        assert postgres._process is not None
+        processes = [postgres._process.pid, *postgres._children()]
+        began = time.monotonic()
+        postgres.kill() if how == "killed" else send(signal.SIGSTOP)
+        error = sleeper.ended_within(4.0, began)
+        assert isinstance(error, InfrastructureError) and error.code == "SANDBOX_KILLED"
+        postgres.start() if how == "killed" else send(signal.SIGCONT)
+        assert killed_events(tenant) == ["STORE_LOST"]
+    store.close()
 
 
 def test_a_short_silence_kills_nothing(running: Running, sleeper: Sleeper) -> None:
