@@ -81,7 +81,9 @@ class Recording:
         for number, scope in scopes(row.tenant_id, capability, server).items():
             if standing.breakers[number].decision == "probe":
                 standing.breakers[number] = kernel.breakers.admit(connection, scope, who.attempt_key, time_ms)
-        refusal = first_refusal(replace(call, standing=standing), RECHECKED)
+        refusal = self._superseded(connection, capability, row) or first_refusal(replace(call, standing=standing), RECHECKED)
+        if refusal is not None and refusal.code == "LEASE_EXPIRED":
+            return refusal._replace(retry_after_ms=1)  # it was live at the checks; the next attempt renews it
         if refusal is not None or not capability.metered:
             return refusal
         timeout_ms = round(capability.timeout.total_seconds() * 1000)
@@ -95,6 +97,14 @@ class Recording:
         message = f"{reserved.unit}: {reserved.needed} needed, {reserved.available} available on {reserved.account_id}"
         later = None if reserved.retry_at_ms is None else max(reserved.retry_at_ms - time_ms, 1)
         return Refusal(10, reserved.code, message, reserved.remedy, retry_after_ms=later)
+
+    def _superseded(
+        self, connection: Connection, capability: Capability[Any, Any], row: ExecutionRow
+    ) -> Refusal | None:
+        """An attempt of a run that was reset meanwhile begins nothing more: the new run's generation fences it."""
+        if capability.containment or row.phase == "operations" or not self._kernel.executions.superseded(connection, row):
+            return None
+        return Refusal(1, "RUN_RESET", "the run was reset while it went on; a newer one took its place", "start a new one")
 
     def _leave_breakers(
         self, connection: Connection, call: Call, capability: Capability[Any, Any], who: Acting, row: ExecutionRow
@@ -112,10 +122,15 @@ class Recording:
             Refused: the first of checks 1 and 2 that no longer passes.
         """
         kernel, server = self._kernel, server_of(capability, call.request)
-        standing = kernel.store.read(
-            lambda connection: kernel.standings.load(connection, row, capability, server, attempt_key, now_ms())
-        )
-        refusal = first_refusal(replace(call, standing=replace(standing, breakers={})), RECHECKED)
+
+        def look(connection: Connection) -> Refusal | None:
+            standing = kernel.standings.load(connection, row, capability, server, attempt_key, now_ms())
+            now = replace(call, standing=replace(standing, breakers={}))
+            return self._superseded(connection, capability, row) or first_refusal(now, RECHECKED)
+
+        refusal = kernel.store.read(look)
+        if refusal is not None and refusal.code == "LEASE_EXPIRED" and self.renew_lease(row):
+            refusal = kernel.store.read(look)
         if refusal is not None:
             raise Refused(refusal.code, refusal.message, refusal.remedy)
 
