@@ -171,12 +171,18 @@ class Checkpoints:
         return self._store.read(run)
 
     def restorations(self) -> list[Restoration]:
-        """Declared ones, from the tenant's chain."""
-        return [
-            Restoration(event.recorded_at_ms, event.actor.principal_id)
-            for event, payload in self._chain.read(TENANT_CHAIN)
-            if event.kind == "store.restored" and payload.keys() >= _BOTH_HEADS
-        ]
+        """Declared ones, from the tenant's chain. Where the payload key is gone, that one was recorded must do."""
+        mine = (EVENT.c.tenant_id == self._store.tenant_id) & (EVENT.c.session_id == TENANT_CHAIN)
+        query = select(EVENT).where(mine, EVENT.c.kind == "store.restored").order_by(EVENT.c.seq)
+        rows = self._store.read(lambda connection: connection.execute(query).all())
+        return [Restoration(row.recorded_at_ms, row.actor_principal_id) for row in rows if self._names_both_heads(row.seq)]
+
+    def _names_both_heads(self, seq: int) -> bool:
+        try:
+            _, payload = next(self._chain.read_after(TENANT_CHAIN, seq - 1))
+        except Refused as error:
+            return error.code == "PAYLOAD_KEY_MISSING"
+        return payload.keys() >= _BOTH_HEADS
 
     def _last(self, connection: Connection) -> Checkpoint | None:
         row = connection.execute(_LAST, {"tenant": self._store.tenant_id}).first()
