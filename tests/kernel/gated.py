@@ -212,14 +212,15 @@ def kernel_of(store: TenantStore, policy: PolicyPort, namespace: str = "default"
 async def gated(
     server: Server, folder: Path, policy: PolicyPort, forge: Forge | None = None, *, bed: object | None = None,
     rollout: Rollout | None = None, cooldown_ms: int | None = None, catalogue: dict[str, str] | None = None,
-    identity: Mode = "embedded",
+    identity: Mode = "embedded", url: str | None = None,
 ) -> AsyncIterator[Gated]:  # fmt: skip
     """Args:
     bed: implements the adaptive pool, which is then served instead of the forge.
     cooldown_ms: of every breaker; default: that of the policy.
+    url: of the store; default: a file in ``folder``.
     """
     client, forge, queue = await server.client(), forge or Forge(), f"gated-{uuid.uuid4()}"
-    store = Store.open(f"sqlite:///{folder}/store.db")
+    store = Store.open(url or f"sqlite:///{folder}/store.db")
     kernel = open_kernel(store.tenant(TENANT), policy, every_capability() if catalogue is None else catalogue, "default")
     rules = {kind: rule.model_copy(update={"cooldown_ms": cooldown_ms}) for kind, rule in kernel.policies.breakers.items()}
     policies = kernel.policies.model_copy(update={"breakers": rules}) if cooldown_ms is not None else kernel.policies
