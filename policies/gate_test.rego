@@ -1,5 +1,6 @@
 package gen4.gate_test
 
+import data.gen4.catalogue
 import data.gen4.gate
 
 ask(phase, parent, capability) := decision if {
@@ -8,7 +9,26 @@ ask(phase, parent, capability) := decision if {
 
 test_control_may_seal if ask("control", "none", "forge.seal_commit").passed == {"gate.phase", "gate.lineage"}
 
-test_required_is_what_the_data_lists if ask("control", "none", "x").required == {"gate.phase", "gate.lineage"}
+test_required_is_what_the_data_lists if {
+	ask("control", "none", "x").required == {"gate.descriptor", "gate.phase", "gate.lineage"}
+}
+
+listed(capability) := {"phase": "control", "parent": "none", "capability": capability, "descriptor_sha256": catalogue.descriptors[capability]}
+
+test_what_the_catalogue_lists_passes_whole if {
+	decision := gate.decision with input as listed("forge.seal_commit")
+	decision.passed == decision.required
+	decision.passed == {"gate.descriptor", "gate.phase", "gate.lineage"}
+}
+
+test_a_changed_descriptor_does_not_pass if {
+	every sha256 in ["", "0000", catalogue.descriptors["forge.deliver"]] {
+		decision := gate.decision with input as object.union(listed("forge.seal_commit"), {"descriptor_sha256": sha256})
+		decision.passed == {"gate.phase", "gate.lineage"}
+		some finding in decision.findings
+		finding.rule_id == "gate.descriptor"
+	}
+}
 
 test_compile_may_not_explore if ask("compile", "none", "explore.repair").passed == {"gate.lineage"}
 
@@ -39,7 +59,7 @@ test_reasons_are_given if {
 }
 
 test_known_names_every_capability_of_every_phase if {
-	"forge.deliver" in gate.known
-	"explore.repair" in gate.known
+	gate.known["forge.deliver"] == catalogue.descriptors["forge.deliver"]
+	gate.known["explore.repair"] == catalogue.descriptors["explore.repair"]
 	count(gate.known) > 20
 }
