@@ -67,10 +67,10 @@ class Sessions:
             match event.kind:
                 case "session.opened":
                     keys = TraceKeys.model_validate(event.model_dump(include=set(TraceKeys.model_fields)))
-                    kind = str(payload.get("kind", "remediation"))
+                    kind = str(payload.get("kind", "unknown"))  # unknown: the payload was erased
                     found = OpenSession(keys=keys, kind=kind, state=State.INTAKE if kind == "remediation" else None)
                 case "session.transition" if found is not None:
-                    found = found.model_copy(update=_moved(payload))
+                    found = found.model_copy(update=_moved(found, payload))
                 case "change.opened" | "change.merged" if found is not None:
                     found = found.model_copy(update={"delivered": True})
                 case "session.closed":
@@ -78,5 +78,8 @@ class Sessions:
         return found
 
 
-def _moved(payload: dict[str, Any]) -> dict[str, Any]:
+def _moved(session: OpenSession, payload: dict[str, Any]) -> dict[str, Any]:
+    """An erased transition still counts."""
+    if "to_state" not in payload:
+        return {"state": session.state or State.INTAKE, "state_seq": session.state_seq + 1}
     return {"state": State(payload["to_state"]), "state_seq": int(payload["state_seq"])}
