@@ -52,6 +52,11 @@ class BreakerState(Payload):
     last_reason: str = ""
     generation: int = 1
 
+    @property
+    def clean(self) -> bool:
+        """Closed, and nothing failed since the last success."""
+        return self.phase == "closed" and self.failure_count == 0
+
 
 class Admission(Payload):
     """``state`` is what is to be kept. Its ``generation`` goes back with the result of the attempt."""

@@ -130,10 +130,11 @@ class Inquiry:
             made = self._kernel.store.read(partial(self._root, started)) if before is None else heir
             if made is None:
                 return None
-            kept = self._recording.keep(made, started.original_run_id)
+            return self._recording.keep(made, started.original_run_id, look)
+
+        def look(connection: Connection, kept: ExecutionRow) -> None:
             if call is not None:
-                self._standing = self._kernel.store.read(lambda connection: self._load(connection, kept, call))
-            return kept
+                self._standing = self._load(connection, kept, call)
 
         return await in_thread("STORE_UNAVAILABLE", keep)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -177,12 +178,20 @@ class Recording:
         for number, scope in scopes(row.tenant_id, capability, server_of(capability, call.request)).items():
             ok, probing = blames(number, outcome), number in before and before[number].decision == "probe"
             said = None if ok is False and who.attempt > 1 and not probing else ok
+            if said is not False and not probing and number in before and before[number].state.clean:
+                continue  # a success changes nothing where nothing has failed
             self._kernel.breakers.settle(connection, scope, who.attempt_key, said, outcome.code, time_ms)
 
     # --- runs --------------------------------------------------------------------------------------------------------
 
-    def keep(self, row: ExecutionRow, original_run_id: str) -> ExecutionRow:
-        """Record a run that shows itself for the first time, with the lease of its session."""
+    def keep(
+        self, row: ExecutionRow, original_run_id: str, look: Callable[[Connection, ExecutionRow], None] | None = None
+    ) -> ExecutionRow:
+        """Record a run that shows itself for the first time, with the lease of its session.
+
+        Args:
+            look: at how the run stands now, in the same transaction.
+        """
         keys = keys_of(row, row.tenant_id)
 
         def together(connection: Connection) -> ExecutionRow:
@@ -190,6 +199,8 @@ class Recording:
             if original_run_id != row.run_id:
                 self._reset(connection, row, keys, original_run_id)
             self._kernel.standings.renew_lease(connection, kept, keys, now_ms())
+            if look is not None:
+                look(connection, kept)
             return kept
 
         return self._kernel.store.write(together)
