@@ -90,7 +90,8 @@ def test_an_activity_that_no_run_of_ours_scheduled_is_nobodys(
             parent = await it.start("Remediation", {"wait": True}, FETCH)
             await parent.signal("go", [])
             await parent.result()
-            whole = Attempt("forge.fetch_source", "Remediation", "default", parent.id, parent.first_execution_run_id or "", "9", 1)
+            run_id = parent.first_execution_run_id or ""
+            whole = Attempt("forge.fetch_source", "Remediation", "default", parent.id, run_id, "9", 1)
             attempt = replace(whole, **change)
 
             async def nobody(workflow_id: str, run_id: str) -> None:

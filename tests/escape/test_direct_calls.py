@@ -96,9 +96,8 @@ def test_an_admission_ends_with_its_call_and_is_no_other_threads() -> None:
 def test_a_worker_registers_one_dynamic_activity_and_nothing_else(pool: Any) -> None:
     """So that every name, also one that nobody knows, reaches the gate; no name reaches an implementation without it."""
     owners = {owner for id, (owner, _) in IMPLEMENTING.items() if id in served_by(pool)}
-    registered = activities_of([owner.__new__(owner) for owner in owners], pool)
-    [(dynamic, name)] = [(getattr(one, "__temporal_activity_definition").dynamic, one.__name__) for one in registered]
-    assert dynamic is False or name == "dispatch"
+    [registered] = activities_of([object.__new__(owner) for owner in owners], pool)
+    assert vars(registered)["__temporal_activity_definition"].name is None, "what is dynamic has no name"
 
 
 def test_every_worker_that_runs_activities_has_the_gate() -> None:
@@ -145,12 +144,16 @@ def importable() -> list[str]:
 
 
 def test_importing_every_module_does_nothing(tmp_path: Path) -> None:
-    """Before any policy is loaded there is nothing to escape from: no process, socket, file, database or thread."""
+    """Before any policy is loaded there is nothing to escape from: no process, connection, file, database or thread.
+
+    One library asks the system whether it knows IPv6, by binding a socket of its own to loopback and closing it.
+    """
     done = subprocess.run(
         [sys.executable, "-P", "-B", "-c", PROBE, ",".join(importable())], cwd=tmp_path, capture_output=True, text=True,
         check=False, env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PATH": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
+    told["seen"] = [one for one in told["seen"] if not (one[0] == "socket.bind" and one[1].endswith("('::1', 0))"))]
     assert told == {"seen": [], "threads": []}
     assert list(tmp_path.iterdir()) == []
