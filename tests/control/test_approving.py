@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from activities.control.approvers import add_approver, new_key
+from activities.evidence.checkpointing import load_checkpoint_signer
+from activities.record.checkpoints import Checkpoints
 from schemas.approval import ApprovalRequest, Ruling, SignedDecision, refusal
 from schemas.capabilities import CloseSession, JudgeDecision
 from schemas.error import Refused
+from schemas.event import EventDraft
 from tests.control.conftest import Desk
 
 
@@ -194,3 +197,14 @@ def test_closing_leaves_nothing_open(desk: Desk, approve: bool, expired: bool, s
     assert desk.stored(asked).request.status == status
     assert desk.kinds()[-2:] == [kind, "session.closed"]
     assert desk.chain.verify("s") == []
+
+
+def test_a_request_names_the_last_checkpoint_and_the_sessions_head_in_it(desk: Desk) -> None:
+    """Whoever keeps the request can tell later that records before it are gone."""
+    desk.chain.append(desk.keys, desk.who().actor, EventDraft(kind="task.started", idempotency_key="k", payload={}))
+    taken = Checkpoints(desk.tenant).take(load_checkpoint_signer(desk.home.keys), desk.now)
+    asked = desk.ask()
+    assert asked.checkpoint is not None and asked.checkpoint.head is not None
+    assert (asked.checkpoint.number, asked.checkpoint.root_sha256) == (taken.number, taken.root_sha256)
+    assert (asked.checkpoint.head.session_id, asked.checkpoint.head.seq) == ("s", 1)
+    assert desk.stored(asked).request == asked and desk.judge(asked, desk.signed(asked)).accepted
