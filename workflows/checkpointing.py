@@ -6,7 +6,8 @@ from typing import Any
 
 from temporalio import workflow
 
-from schemas.capabilities import TAKE_CHECKPOINT, CheckpointTaken, TakeCheckpoint
+from schemas.capabilities import TAKE_CHECKPOINT
+from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
 from workflows.calling import call
 
 

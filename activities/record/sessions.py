@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal_column, select
 
 from activities.record.chain import EventChain
 from activities.record.store import TenantStore
@@ -13,7 +13,8 @@ from schemas.model import Payload
 from schemas.session import State
 from schemas.task import TraceKeys
 
-_OPENED, _CLOSED = literal_column("'session.opened'"), literal_column("'session.closed'")
+_OPENED: ColumnElement[str] = literal_column("'session.opened'")
+_CLOSED: ColumnElement[str] = literal_column("'session.closed'")
 """Written out in the statement: a partial index serves only what is known to be in it."""
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from activities.record.checkpoints import Checkpoints
-from schemas.capabilities import CheckpointTaken
 from schemas.capability import WORKFLOW_QUEUE
+from schemas.checkpoint import CheckpointTaken
 from tests.workflows.harness import TENANT, Fabric
 
 
