@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,10 +56,15 @@ class Postgres:
     def kill(self) -> None:
         """Kill the server and its backends where they stand, as a machine that loses power does."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
-        for child in self._children():
-            os.kill(child, signal.SIGKILL)
+        self._process.send_signal(signal.SIGSTOP)  # it makes no more backends, which are sessions of their own
+        children = self._children()
+        for pid in (*children, self._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+            time.sleep(0.01)  # while one lives, its shared memory keeps the next server from starting
         (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
@@ -102,7 +107,6 @@ class Postgres:
         return f"postgresql://{role}@/{database}?host={self.folder}&port={self.port}"
 
     def _children(self) -> list[int]:
-        # Backends are sessions of their own; they would live on for a moment.
         assert self._process is not None
         mine = []
         for entry in Path("/proc").iterdir():
