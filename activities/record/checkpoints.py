@@ -190,7 +190,7 @@ class Checkpoints:
 
     def _heads_at(self, connection: Connection, number: int) -> dict[str, Head]:
         rows = connection.execute(_HEADS_AT.execution_options(yield_per=_AT_ONCE), self._arguments(number))
-        return {row.session_id: Head(session_id=row.session_id, seq=row.seq, hash=row.hash) for row in rows}
+        return {row.session_id: Head.model_construct(session_id=row.session_id, seq=row.seq, hash=row.hash) for row in rows}
 
     def _arguments(self, number: int) -> dict[str, Any]:
         return {"tenant": self._store.tenant_id, "number": number}
@@ -317,14 +317,9 @@ class Checkpoints:
 
 
 def current_heads(connection: Connection, tenant_id: str) -> list[Head]:
-    """The last record of each chain, in no particular order; found without reading the others."""
-    found: list[Head] = []
-    after = ""
-    while (session_id := connection.execute(_NEXT_SESSION, {"tenant": tenant_id, "after": after}).scalar()) is not None:
-        row = connection.execute(_LAST_EVENT, {"tenant": tenant_id, "session": session_id}).one()
-        found.append(Head(session_id=session_id, seq=row.seq, hash=row.hash))
-        after = session_id
-    return found
+    """The last record of each chain, in no particular order."""
+    rows = connection.execute(_CURRENT.execution_options(yield_per=_AT_ONCE), {"tenant": tenant_id})
+    return [Head.model_construct(session_id=row.session_id, seq=row.seq, hash=row.hash) for row in rows]
 
 
 # --- statements ------------------------------------------------------------------------------------------------------
@@ -332,12 +327,13 @@ def current_heads(connection: Connection, tenant_id: str) -> list[Head]:
 _MY_EVENTS = EVENT.c.tenant_id == bindparam("tenant")
 _MY_HEADS = CHECKPOINT_HEAD.c.tenant_id == bindparam("tenant")
 _LAST = select(CHECKPOINT).where(CHECKPOINT.c.tenant_id == bindparam("tenant")).order_by(CHECKPOINT.c.number.desc()).limit(1)
-_NEXT_SESSION = select(func.min(EVENT.c.session_id)).where(_MY_EVENTS, EVENT.c.session_id > bindparam("after"))
-_LAST_EVENT = (
-    select(EVENT.c.seq, EVENT.c.hash)
-    .where(_MY_EVENTS, EVENT.c.session_id == bindparam("session"))
-    .order_by(EVENT.c.seq.desc())
-    .limit(1)
+_ENDS = (
+    select(EVENT.c.session_id, func.max(EVENT.c.seq).label("seq")).where(_MY_EVENTS).group_by(EVENT.c.session_id).subquery()
+)
+_CURRENT = (
+    select(EVENT.c.session_id, EVENT.c.seq, EVENT.c.hash)
+    .join(_ENDS, and_(EVENT.c.session_id == _ENDS.c.session_id, EVENT.c.seq == _ENDS.c.seq))
+    .where(_MY_EVENTS)
 )
 _END = select(func.max(EVENT.c.seq)).where(_MY_EVENTS, EVENT.c.session_id == bindparam("session"))
 _DELTA = select(CHECKPOINT_HEAD).where(_MY_HEADS, CHECKPOINT_HEAD.c.number == bindparam("number"))

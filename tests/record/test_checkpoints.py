@@ -23,7 +23,8 @@ from activities.record.merkle import EMPTY_ROOT, inclusion_path, leaf_hash, merk
 from activities.record.notes import NoteKey, sign_note, signed_text
 from activities.record.sink import Sink
 from activities.record.store import Store
-from schemas.checkpoint import NO_ROOT, Checkpoint, parse_checkpoint
+from schemas.canonical import jcs
+from schemas.checkpoint import NO_ROOT, Checkpoint, Head, parse_checkpoint
 from schemas.error import InputError, Refused
 from schemas.event import Actor, EventDraft, event_hash
 from schemas.task import TENANT_CHAIN, TraceKeys, tenant_keys
@@ -47,6 +48,12 @@ def test_roots_and_proofs_are_those_of_rfc_6962(leaves: list[bytes]) -> None:
         assert root_of_path(leaf, index, len(leaves), path) == root
         assert root_of_path(leaf + b"x", index, len(leaves), path) != root
         assert root_of_path(leaf, index, len(leaves), [*path, root]) != root
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 2**53 - 1))
+def test_a_leaf_is_canonical(session_id: str, seq: int) -> None:
+    head = Head.model_construct(session_id=session_id, seq=seq, hash="ab" * 32)
+    assert head.leaf == jcs(head.model_dump())
 
 
 def test_proofs_of_nothing_are_no_proofs() -> None:
