@@ -201,7 +201,9 @@ class Kernel:
         standing = self.standing(tx, row, capability, server, who.attempt_key, now_ms)
         refused = first_refusal(replace(call, standing=standing), self.cores.rechecked)
         if refused is None and not capability.containment and self.newest_generation(tx, row.session_id) > row.generation:
-            refused = Refusal(1, "RUN_FENCED", "sim", "")
+            refused = Refusal(1, "RUN_RESET", "a newer run took its place", "")
+        if refused is not None and refused.code == "LEASE_EXPIRED":
+            return refused._replace(retry_after_ms=1)  # it was live at the checks; the next attempt renews it
         if refused is not None:
             return refused
         if capability.metered:

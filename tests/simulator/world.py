@@ -564,6 +564,9 @@ def calm(world: World) -> None:
     still = [f"{session.name} waits on {session.waits_on}" for session in world.sessions if not session.ended]
     if still or world.attempts or world.now_ms - began_ms > BOUND_MS:
         raise Violation(f"with faults off it does not end: {still}, {(world.now_ms - began_ms) // 1000} s")
+    mends_itself = [session.name for session in world.sessions if "LEASE_EXPIRED" in (session.ended, session.closing)]
+    if mends_itself and "kill" not in world.swarm:
+        raise Violation(f"{mends_itself} ended because of a lease that could have been renewed")
     # Whoever held a reservation cannot come back now; the reaper looks once more, when every clock is past its end.
     world.now_ms += BOUND_MS
     world.reap()
