@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 
+from activities.record.kill_switches import KillSwitches
 from activities.record.leases import Leases
+from activities.record.store import now_ms
 from schemas.capability import WORKFLOW_QUEUE
+from schemas.event import Actor
 from schemas.operations import ReaperState
 from schemas.status import SessionStatus
 from tests.e2e.harness import git
@@ -174,3 +177,16 @@ def test_a_reaper_started_with_anything_else_says_what_it_takes(fabric: Fabric) 
         )
     )
     assert fabric.failure(handle).type == "InvalidInput"
+
+
+def test_it_goes_on_while_a_kill_switch_stops_everything_else(fabric: Fabric, repository: Make) -> None:
+    handle = start(fabric, repository())
+    fabric.pending(handle)
+    switches, operator = KillSwitches(fabric.store.tenant(TENANT)), Actor(principal_id="operator", kind="human")
+    switches.set("tenant", "", True, "test", operator, now_ms())
+    try:
+        fabric.run(handle.terminate())
+        reap(fabric)
+    finally:
+        switches.set("tenant", "", False, "test", operator, now_ms())
+    assert closings(fabric, handle)[0]["codes"] == ["TERMINATED"]
