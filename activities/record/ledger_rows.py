@@ -20,7 +20,6 @@ from schemas.tariff import Cost
 from schemas.task import TraceKeys
 
 _ACCOUNT = tuple(Account.model_fields)
-_RESERVATION = tuple(Reservation.model_fields)
 _WINDOW = tuple(QuotaWindow.model_fields)
 _COUNTED = ("debits_pending", "debits_posted", "credits_posted", "frozen")
 
@@ -142,7 +141,7 @@ class LedgerRows:
         row = QUOTA_WINDOW.c
         mine = and_(row.tenant_id == self._tenant, row.window_id == fresh.window_id)
         found = connection.execute(select(*(row[name] for name in _WINDOW)).where(mine).with_for_update()).one()
-        return QuotaWindow.model_construct(**found._mapping)
+        return QuotaWindow(**found._mapping)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -249,7 +248,7 @@ class LedgerRows:
 def joined(postings: Iterable[Posting]) -> Posting:
     """Postings on different accounts as one."""
     postings = list(postings)
-    return Posting.model_construct(
+    return Posting(
         accounts=tuple(account for one in postings for account in one.accounts),
         reservations=tuple(held for one in postings for held in one.reservations),
         entries=tuple(entry for one in postings for entry in one.entries),
@@ -265,14 +264,11 @@ def amounts_of(entries: Iterable[Entry]) -> dict[str, dict[Unit, int]]:
 
 
 def _account(row: Row[Any]) -> Account:
-    values = dict(row._mapping)
-    del values["parent_frozen"]
-    return Account.model_construct(**values)
+    return Account(**row._mapping)
 
 
 def _stored(row: Row[Any]) -> StoredReservation:
-    values = row._mapping
-    held = Reservation.model_construct(**{name: values[name] for name in _RESERVATION})
+    held = Reservation(**row._mapping)
     keys = TraceKeys(
         tenant_id=row.tenant_id, trace_id=row.trace_id, session_id=row.session_id, task_id=row.task_id or row.session_id
     )
