@@ -22,13 +22,13 @@ class Prepared:
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
         sql, order = self._form(connection)
-        return connection.exec_driver_sql(sql, values if order is None else tuple(values[name] for name in order))  # type: ignore[arg-type]
+        return connection.exec_driver_sql(sql, values if order is None else tuple(values[name] for name in order))
 
     def run_all(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
         """Once for each of ``rows``, of which there is one at least."""
         sql, order = self._form(connection)
         shaped = rows if order is None else [tuple(row[name] for name in order) for row in rows]
-        return connection.exec_driver_sql(sql, shaped)  # type: ignore[arg-type]
+        return connection.exec_driver_sql(sql, shaped)
 
     def _form(self, connection: Connection) -> tuple[str, tuple[str, ...] | None]:
         dialect = connection.dialect
