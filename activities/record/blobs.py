@@ -26,6 +26,7 @@ class BlobStore:
         if not _TENANT.match(tenant_id):
             remedy = "use 1 to 64 letters, digits, dots, dashes or underscores"
             raise InputError("TENANT_INVALID", f"{tenant_id!r} cannot name a folder", remedy)
+        self.tenant_id = tenant_id
         self._folder = root / tenant_id
 
     def put(self, data: bytes, media_type: str = "application/octet-stream") -> BlobRef:

@@ -42,10 +42,14 @@ _HAS_WHEELS = "require a version that has wheels"
 
 
 class Environments:
-    """All environments of one home. Safe to use from several threads and processes: folders appear whole."""
+    """All environments of one tenant. Safe to use from several threads and processes: folders appear whole.
+
+    Another tenant's are not found, not even by their digest: what a build of his made is no wheel of ours (threats 2.5).
+    """
 
     def __init__(self, home: Home, blobs: BlobStore, objects: ObjectStore, root: RootFilesystem, backend: SandboxBackend) -> None:
-        self._folder = home.environments
+        self._folder = home.environments / blobs.tenant_id
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         self._blobs, self._objects, self._root = blobs, objects, root
         self._builder = Builder(root, backend)
 
