@@ -27,6 +27,8 @@ class Mutant:
     finds: str
     cores: Cores = field(default_factory=Cores)
     kernel: type[Kernel] = Kernel
+    trouble: tuple[str, str, str] | None = None
+    """Where to look for a bug that shows rarely: the kind of fault, while what runs, at which step of it."""
 
 
 def _without(checks: tuple[admission.Check, ...], *judges: Callable[..., Any]) -> tuple[admission.Check, ...]:
@@ -163,7 +165,8 @@ MUTANTS: dict[str, Mutant] = {
     "never voids": Mutant("reservations that never end", kernel=ClosesWithoutVoiding),
     "expires too early": Mutant("expires", Cores(may_expire=lambda held, now_ms, fenced: held.status == "open")),
     "expires what may go on": Mutant(
-        "may go on", Cores(may_expire=lambda held, now_ms, fenced: held.status == "open" and held.expires_at_ms <= now_ms)
+        "may go on", Cores(may_expire=lambda held, now_ms, fenced: held.status == "open" and held.expires_at_ms <= now_ms),
+        trouble=("pause", "testbed.run_tests", "tests run"),
     ),
     "pays again for what is done": Mutant("is done again", kernel=ForgetsReceipts),
     "an open breaker admits": Mutant("is not its probe", Cores(admit=_admit_all)),
@@ -172,7 +175,9 @@ MUTANTS: dict[str, Mutant] = {
     "the switch is looked at too early": Mutant(
         "is off", Cores(rechecked=_without(RECHECKED, admission.not_killed))
     ),
-    "the push does not look at the switch": Mutant("the push of", kernel=PushesWithoutLooking),
+    "the push does not look at the switch": Mutant(
+        "the push of", kernel=PushesWithoutLooking, trouble=("kill", "forge.deliver", "before the push")
+    ),
     "the lease is looked at too early": Mutant("runs", Cores(rechecked=_without(RECHECKED, admission.entitled))),
     "a revoked lease comes back": Mutant(
         "revoked lease", Cores(needs_reissue=_reissue_what_was_revoked, reissue_lease=_reissue_anyway)
@@ -187,5 +192,6 @@ MUTANTS: dict[str, Mutant] = {
     "nobody asks for an approval": Mutant(
         "redeemed",
         Cores(checks=_without(CHECKS, admission.redeemed), refuse_unapproved=lambda *_: None, refuse_late=lambda *_, **__: None),
+        trouble=("impatience", "", ""),
     ),
 }  # fmt: skip

@@ -136,7 +136,10 @@ class Session:
 
 
 class World:
-    def __init__(self, seed: int, cores: Cores | None = None, kernel: type[Kernel] = Kernel) -> None:
+    def __init__(
+        self, seed: int, cores: Cores | None = None, kernel: type[Kernel] = Kernel, trouble: tuple[str, str, str] | None = None
+    ) -> None:
+        """Args: ``trouble``: the one kind of fault that is wanted, and where; default: whatever the seed says."""
         self.seed = seed
         self.random = random.Random(seed)
         self.cores = cores or Cores()
@@ -156,6 +159,8 @@ class World:
             self.swarm = [*self.swarm[:1], self.random.choice(sorted(SHOTS))]
         self.shots = {kind: self.random.choice(SHOTS.get(kind, (1, 3, 8))) for kind in self.swarm}
         """How often each may still happen."""
+        if trouble is not None:
+            self.swarm, self.aim, self.point, self.shots = [trouble[0]], *trouble[1:], {trouble[0]: 20}
         self.outage = False
         """Whatever lies outside fails: capabilities that depend on a server."""
         self.workers = [Worker(number, self.random.choice((-SKEW_MS, -1_000, 0, 0, 1_000, SKEW_MS))) for number in range(3)]
@@ -538,13 +543,16 @@ class World:
         )  # fmt: skip
 
 
-def simulate(seed: int, steps: int = STEPS, cores: Cores | None = None, kernel: type[Kernel] = Kernel) -> World:
+def simulate(
+    seed: int, steps: int = STEPS, cores: Cores | None = None, kernel: type[Kernel] = Kernel,
+    trouble: tuple[str, str, str] | None = None,
+) -> World:  # fmt: skip
     """Play ``steps`` with faults, then without, until every session has ended.
 
     Raises:
         Violation: naming the invariant; the seed plays the same again.
     """
-    world = World(seed, cores, kernel)
+    world = World(seed, cores, kernel, trouble)
     for _ in range(steps):
         if world.over:
             break
