@@ -7,8 +7,17 @@ from typing import Any
 import pytest
 
 from activities.kernel.implementing import implements
-from schemas.capabilities import DELIVER, FETCH_SOURCE, SEAL_BUNDLE, FetchSource, SealBundle, SealedBundle
+from schemas.capabilities import (
+    DELIVER,
+    FETCH_SOURCE,
+    SEAL_BUNDLE,
+    TAKE_CHECKPOINT,
+    FetchSource,
+    SealBundle,
+    SealedBundle,
+)
 from schemas.capability import Capability
+from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
 from schemas.task import Source
 from tests.kernel.gated import Forge
 from workers.registration import RegistrationError, activities_of, check_registration, served_by
@@ -17,6 +26,10 @@ from workers.registration import RegistrationError, activities_of, check_registr
 class Signer:
     @implements(SEAL_BUNDLE)
     def seal(self, request: SealBundle) -> SealedBundle:
+        raise AssertionError("not called")
+
+    @implements(TAKE_CHECKPOINT)
+    def take(self, request: TakeCheckpoint) -> CheckpointTaken:
         raise AssertionError("not called")
 
 
@@ -28,7 +41,7 @@ def refused(*implementers: object, pool: Any = "signing", known: frozenset[str] 
 
 def test_a_whole_pool() -> None:
     assert set(check_registration([Forge(), Signer()], "forge")) == served_by("forge")
-    assert set(check_registration([Forge(), Signer()], "signing", frozenset({SEAL_BUNDLE.id}))) == {SEAL_BUNDLE.id}
+    assert set(check_registration([Forge(), Signer()], "signing", served_by("signing"))) == served_by("signing")
     assert len(activities_of([Signer()], "signing")) == 1
 
 
