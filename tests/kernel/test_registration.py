@@ -8,6 +8,7 @@ import pytest
 
 from activities.kernel.implementing import implements
 from schemas.capabilities import (
+    CAPABILITIES,
     DELIVER,
     FETCH_SOURCE,
     SEAL_BUNDLE,
@@ -16,7 +17,7 @@ from schemas.capabilities import (
     SealBundle,
     SealedBundle,
 )
-from schemas.capability import Capability
+from schemas.capability import Capability, Pool
 from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
 from schemas.task import Source
 from tests.kernel.gated import Forge
@@ -33,7 +34,12 @@ class Signer:
         raise AssertionError("not called")
 
 
-def refused(*implementers: object, pool: Any = "signing", known: frozenset[str] | None = None) -> str:
+def listed(pool: Pool) -> dict[str, str]:
+    """The policy's catalogue of a pool: id and descriptor."""
+    return {id: CAPABILITIES[id].descriptor_sha256 for id in served_by(pool)}
+
+
+def refused(*implementers: object, pool: Any = "signing", known: dict[str, str] | None = None) -> str:
     with pytest.raises(RegistrationError) as caught:
         check_registration(implementers, pool, known)
     return caught.value.code
@@ -41,7 +47,7 @@ def refused(*implementers: object, pool: Any = "signing", known: frozenset[str] 
 
 def test_a_whole_pool() -> None:
     assert set(check_registration([Forge(), Signer()], "forge")) == served_by("forge")
-    assert set(check_registration([Forge(), Signer()], "signing", served_by("signing"))) == served_by("signing")
+    assert set(check_registration([Forge(), Signer()], "signing", listed("signing"))) == served_by("signing")
     assert len(activities_of([Signer()], "signing")) == 1
 
 
@@ -54,7 +60,7 @@ def test_two_implement_it() -> None:
 
 
 def test_policy_does_not_know_it() -> None:
-    assert refused(Signer(), known=frozenset({DELIVER.id})) == "CAP_NOT_IN_POLICY"
+    assert refused(Signer(), known={DELIVER.id: DELIVER.descriptor_sha256}) == "CAP_NOT_IN_POLICY"
 
 
 def test_a_capability_of_its_own_making() -> None:
