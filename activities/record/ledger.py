@@ -223,10 +223,11 @@ class Ledger:
             if (one.keys.session_id, one.capability_id) != (keys.session_id, capability_id):
                 raise Refused("ID_CONFLICT", f"effect {effect_key} is of session {one.keys.session_id}, {one.capability_id}")
         if held := [one for one in stored if one.held.status == "open"]:
+            later = max(expires_at_ms, held[0].held.expires_at_ms)
+            self._rows.extend(connection, [one.held for one in held], later, now_ms)
             return Reserved(
-                base=held[0].base, amounts={one.held.unit: one.held.amount for one in held},
-                expires_at_ms=held[0].held.expires_at_ms, resumed=True,
-            )  # fmt: skip
+                base=held[0].base, amounts={one.held.unit: one.held.amount for one in held}, expires_at_ms=later, resumed=True
+            )
         base = f"{effect_key}#{1 + max((_round(one) for one in stored), default=0)}"
         if not wanted:
             return Reserved(base=base, amounts={}, expires_at_ms=expires_at_ms)

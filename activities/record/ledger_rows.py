@@ -65,6 +65,13 @@ _END = Prepared(
         )
     )
 )  # fmt: skip
+_EXTEND = Prepared(
+    lambda: (
+        RESERVATION.update()
+        .where(RESERVATION.c.tenant_id == bindparam("tenant"), RESERVATION.c.pending_id == bindparam("id"))
+        .values(expires_at_ms=bindparam("later"), updated_at_ms=bindparam("now"))
+    )
+)
 _RESERVE = Prepared(RESERVATION.insert)
 _ENTER = Prepared(LEDGER_ENTRY.insert)
 _ATTRIBUTE = Prepared(COST_ATTRIBUTION.insert)
@@ -231,6 +238,13 @@ class LedgerRows:
             rows.append(row)
         if rows and _POST.run_all(connection, rows).rowcount != len(rows):
             raise InfrastructureError("LEDGER_RACED", "an account changed although it was locked", "try again")
+
+    def extend(self, connection: Connection, held: Sequence[Reservation], expires_at_ms: int, now_ms: int) -> None:
+        """A new attempt of the same effect has a deadline of its own."""
+        _EXTEND.run_all(
+            connection,
+            [{"tenant": self._tenant, "id": one.pending_id, "later": expires_at_ms, "now": now_ms} for one in held],
+        )
 
     def _end(self, connection: Connection, ended: Sequence[Reservation], now_ms: int) -> None:
         _END.run_all(

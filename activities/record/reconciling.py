@@ -357,9 +357,10 @@ def _reservation_differences(rows: Sequence[Row[Any]]) -> Iterator[Difference]:
     for row in made:
         for what, entered in (
             ("amount", row.entered), ("account_id", row.debit_account_id), ("unit", row.entered_unit),
+            # An attempt that resumes it may make it live longer, never shorter.
             ("expires_at_ms", row.entered_expires_at_ms),
         ):  # fmt: skip
-            if row._mapping[what] != entered:
+            if row._mapping[what] != entered and not (what == "expires_at_ms" and row.expires_at_ms > entered):
                 yield Difference(code="RESERVATION_ALTERED", what=what, expected=entered, found=row._mapping[what], **place)
     ends = [ENDINGS[row.kind] for row in rows if row.kind in ENDINGS]
     if ends != ([] if first.status == "open" else [first.status]):

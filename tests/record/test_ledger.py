@@ -530,3 +530,17 @@ def test_the_ledger_tells_its_story_in_the_sessions_chain(books: Books) -> None:
     assert sorted(ids) == sorted(rows)
     assert books.chain.verify("session") == []
     assert ENGINE.principal_id == "gen4"
+
+
+def test_a_resumed_reservation_lives_as_long_as_the_attempt_that_resumed_it(books: Books) -> None:
+    """Else a long second attempt would settle after its expiry: an overrun, which freezes the session."""
+    books.open({"micros": 100})
+    first = books.reserve("a", 60, expires_at_ms=books.now + 1_000)
+    books.now += 900
+    again = books.reserve("a", 60, expires_at_ms=books.now + 1_000)
+    assert isinstance(first, Reserved) and isinstance(again, Reserved)
+    assert again.resumed and again.expires_at_ms == first.expires_at_ms + 900
+    books.now += 600 + CLOCK_SKEW_MS
+    assert books.expire() == 0
+    assert not any(books.settle("a", 50).overrun.values())
+    assert books.reserve("b", 10) and books.ledger.reconcile(books.now, HUMAN).consistent
