@@ -18,11 +18,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from activities.policy.bundle import build_bundle, opa_argv, opa_environment, write_credentials
+from activities.policy.bundle import PolicyBundle, build_bundle, opa_argv, opa_environment, write_credentials
 from activities.record.home import Home
 from schemas.error import Gen4Error, InfrastructureError, InputError
 from schemas.text import plain
@@ -154,35 +155,38 @@ class Supervisor:
         self._stopping = True
 
     def _start_all(self) -> None:
-        settings = self._settings
-        ports = choose_ports(self._home, settings.temporal_port)
         opa = locate("opa", make=False)
         bundle = build_bundle(opa.path, self._home.run / POLICY_BUNDLE)
         credentials = self._home.run / "opa-credentials"
         write_private(self._home.run / OPA_TOKEN, write_credentials(credentials))
+        (self._home.run / WORKER_REFUSED).unlink(missing_ok=True)
+        with starting_alone(self._settings.cache):
+            self._children = self._laid_out(opa.path, bundle, credentials)
+            for child in self._children:
+                child.start()
+            for child in self._children[:-1]:
+                self._await(child)
+        self._await(self._children[-1])
+
+    def _laid_out(self, opa: Path, bundle: PolicyBundle, credentials: Path) -> list[Child]:
+        """Everything that is to run, the worker last, on ports that nobody has yet."""
+        settings = self._settings
+        ports = choose_ports(self._home, settings.temporal_port)
         self._state = FabricState(
             pid=os.getpid(), temporal_address=settings.temporal_address or f"127.0.0.1:{ports['temporal']}",
             ui_url=self._ui_url(ports["ui"]), external=settings.temporal_address is not None,
-            opa_url=f"http://127.0.0.1:{ports['opa']}", policy_digest=bundle.digest, namespace=self._settings.namespace,
-            home=str(self._settings.home), repository_roots=tuple(str(root) for root in self._settings.repository_roots),
-            sandbox=self._settings.sandbox,
+            opa_url=f"http://127.0.0.1:{ports['opa']}", policy_digest=bundle.digest, namespace=settings.namespace,
+            home=str(settings.home), repository_roots=tuple(str(root) for root in settings.repository_roots),
+            sandbox=settings.sandbox,
         )  # fmt: skip
-        candidate = self._candidate(opa.path, credentials, ports["opa_candidate"])
+        candidate = self._candidate(opa, credentials, ports["opa_candidate"])
         write_json(self._home.run / ENDPOINTS, self._state.model_dump(mode="json"))
+        servers = [self._child("opa", list(opa_argv(opa, bundle, credentials, ports["opa"])), _healthy(ports["opa"])), *candidate]
         if settings.temporal_address is None:
             temporal = locate("temporal", make=False)
             argv = temporal_argv(temporal.path, self._home, ports, settings.namespace)
-            self._children = [self._child("temporal", argv, _listens(ports["temporal"]))]
-        self._children += [
-            self._child("opa", list(opa_argv(opa.path, bundle, credentials, ports["opa"])), _healthy(ports["opa"])),
-            *candidate,
-            self._child("worker", [sys.executable, "-P", "-m", "workers.worker"], self._worker_ready),
-        ]
-        (self._home.run / WORKER_REFUSED).unlink(missing_ok=True)
-        for child in self._children:
-            child.start()
-        for child in self._children:
-            self._await(child)
+            servers.insert(0, self._child("temporal", argv, _listens(ports["temporal"])))
+        return [*servers, self._child("worker", [sys.executable, "-P", "-m", "workers.worker"], self._worker_ready)]
 
     def _candidate(self, opa: Path, credentials: Path, port: int) -> list[Child]:
         """A second OPA for the policy version that is tried, with the same token."""
@@ -303,6 +307,23 @@ def temporal_argv(binary: Path, home: Home, ports: dict[str, int], namespace: st
     for name in SEARCH_ATTRIBUTES:
         argv += ["--search-attribute", f"{name}=Keyword"]
     return argv
+
+
+@contextmanager
+def starting_alone(cache: Path) -> Iterator[None]:
+    """Fabrics of one user choose their ports one after the other: of two at once, one could find the other's OPA on its port."""
+    cache.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    with (cache / "start.lock").open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    break  # whoever holds it is stuck; a port that is taken shows by itself
+                time.sleep(0.05)
+        yield
 
 
 def choose_ports(home: Home, preferred: int | None) -> dict[str, int]:

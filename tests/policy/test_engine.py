@@ -19,15 +19,18 @@ from activities.policy import opa as opa_module
 from activities.policy.bundle import CREDENTIALS_REVISION, PolicyBundle
 from activities.policy.opa import PolicyEngine, _read
 from schemas.canonical import jcs_sha256
+from schemas.capabilities import SEAL_COMMIT
 from schemas.error import InfrastructureError
 from tests.policy.running import RunningOpa, free_port
 
-QUESTION = {"phase": "control", "parent": "none", "capability": "forge.seal_commit"}
+QUESTION = {
+    "phase": "control", "parent": "none", "capability": SEAL_COMMIT.id, "descriptor_sha256": SEAL_COMMIT.descriptor_sha256,
+}  # fmt: skip
 
 
 def test_allow(opa: RunningOpa) -> None:
     decision = opa.engine.decide("gen4.gate", QUESTION)
-    assert decision.decision == "allow" and decision.required_checks == ("gate.lineage", "gate.phase")
+    assert decision.decision == "allow" and decision.required_checks == ("gate.descriptor", "gate.lineage", "gate.phase")
     assert (decision.policy_id, decision.policy_digest, decision.engine_name) == ("gen4.gate", opa.bundle.digest, "opa")
     assert decision.engine_version[0].isdigit() and decision.input_sha256 == jcs_sha256(QUESTION)
 
@@ -38,8 +41,13 @@ def test_deny_says_why(opa: RunningOpa) -> None:
     assert "gate.phase" in {rule.rule_id for rule in decision.denials} and all(rule.message for rule in decision.denials)
 
 
+def test_a_capability_that_is_not_what_the_catalogue_lists_is_denied(opa: RunningOpa) -> None:
+    decision = opa.engine.decide("gen4.gate", {**QUESTION, "descriptor_sha256": "0" * 64})
+    assert [rule.rule_id for rule in decision.denials] == ["gate.descriptor"]
+
+
 def test_the_start_of_a_worker_learns_what_policy_knows(opa: RunningOpa) -> None:
-    assert "forge.deliver" in opa.engine.check()
+    assert opa.engine.check()[SEAL_COMMIT.id] == SEAL_COMMIT.descriptor_sha256
 
 
 def test_another_bundle_than_ours_decides_nothing(opa: RunningOpa) -> None:
