@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +20,9 @@ from cli.local import LocalStore, open_local
 from cli.main import run
 from schemas.event import Actor
 from schemas.task import TENANT_CHAIN, TraceKeys
+from tests.cli.commands import Gen4
 from tests.control.issuer import TestIssuer
 from workers.settings import Settings
-
-Gen4 = Callable[..., tuple[int, Any]]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("GEN4_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("GEN4_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def gen4(home: Path, capsys: pytest.CaptureFixture[str]) -> Gen4:
-    """Runs a command with ``--json``; its exit code and its one document."""
-
-    def call(*arguments: str) -> tuple[int, Any]:
-        capsys.readouterr()
-        code = run([*arguments, "--json"])
-        out = capsys.readouterr().out
-        return code, json.loads(out) if out else None
-
-    return call
 
 
 def local(home: Path) -> LocalStore:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +17,10 @@ from cli.local import LocalStore, open_local
 from cli.main import run
 from schemas.event import Actor
 from schemas.task import TENANT_CHAIN
+from tests.cli.commands import Gen4
 from workers.settings import Settings
 
-Gen4 = Callable[..., tuple[int, Any]]
 WHY = ("--reason", "incident 12")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("GEN4_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("GEN4_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def gen4(home: Path, capsys: pytest.CaptureFixture[str]) -> Gen4:
-    """Runs a command with ``--json``; its exit code and its one document."""
-
-    def call(*arguments: str) -> tuple[int, Any]:
-        capsys.readouterr()
-        code = run([*arguments, "--json"])
-        out = capsys.readouterr().out
-        return code, json.loads(out) if out else None
-
-    return call
 
 
 def local(home: Path) -> LocalStore:

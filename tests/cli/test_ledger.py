@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +19,11 @@ from schemas.ledger import Usage
 from schemas.request import Budget
 from schemas.tariff import Tariff
 from schemas.task import TraceKeys
+from tests.cli.commands import Gen4
 from workers.settings import Settings
 
-Gen4 = Callable[..., tuple[int, Any]]
 KEYS = TraceKeys(tenant_id="local", trace_id="t", session_id="s-1", task_id="task")
 TARIFF = Tariff(number=1, cpu_micros_per_s=11, wall_micros_per_s=3, egress_micros_per_mib=88, tool_call_micros=10)
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("GEN4_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("GEN4_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def gen4(home: Path, capsys: pytest.CaptureFixture[str]) -> Gen4:
-    """Runs a command with ``--json``; its exit code and its one document."""
-
-    def call(*arguments: str) -> tuple[int, Any]:
-        capsys.readouterr()
-        code = run([*arguments, "--json"])
-        out = capsys.readouterr().out
-        return code, json.loads(out) if out else None
-
-    return call
 
 
 @pytest.fixture
