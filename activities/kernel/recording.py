@@ -66,7 +66,8 @@ class Recording:
                 self._leave_breakers(connection, call, capability, who, row)
                 self._append(connection, call, who, "gate.decision", _refusal(call, held))
                 return held
-            self._kernel.effects.begin(who, capability.id, connection)
+            if leaves_receipt(capability):  # a probe that changes nothing is begun too, and leaves nothing to reconcile
+                self._kernel.effects.begin(who, capability.id, connection)
             self._append(connection, call, who, "gate.decision", _allowed(call))
             return None
 

@@ -25,6 +25,7 @@ from activities.record.leases import Leases
 from activities.record.ledger import Ledger
 from activities.record.store import TenantStore, now_ms
 from activities.record.tables import SESSION_LEASE
+from activities.record.unsettled import UnsettledEffects
 from schemas.candidate import Exploration
 from schemas.capabilities import (
     LOCALIZE,
@@ -311,6 +312,20 @@ def test_an_outage_opens_the_breaker_of_its_server_and_one_probe_closes_it(
                 assert "ok" in (await asyncio.wait_for(handle.result(), 60))[0]
             changes = [payload for event, payload in it.chain("tenant") if event.kind == "breaker.changed"]
             assert [change["to"] if "to" in change else change["after"]["phase"] for change in changes][-1] == "closed"
+
+    asyncio.run(scenario())
+
+
+def test_a_probe_that_changes_nothing_leaves_no_effect_to_be_reconciled(server: Server, opa: RunningOpa, folder: Path) -> None:
+    async def scenario() -> None:
+        async with gated(server, folder, opa.engine, cooldown_ms=1) as it:
+            breakers, scope = it.kernel.breakers, f"{TENANT}:tool:forge.fetch_source"
+            for number in range(4):
+                mine(it).write(partial(breakers.settle, scope_key=scope, probe_id=f"a{number}", ok=False, reason="X", now_ms=1))
+            handle = await it.start("Remediation", FETCH)
+            assert "ok" in (await handle.result())[0]
+            assert [state.phase for state in breakers.all()] == ["closed"]
+            assert UnsettledEffects(mine(it)).before(now_ms() + 1, 10) == []
 
     asyncio.run(scenario())
 
