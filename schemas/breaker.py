@@ -101,9 +101,12 @@ def succeeded(state: BreakerState, probe_id: str, now_ms: int, *, generation: in
     """The attempt ``probe_id`` succeeded. The very same object comes back where nothing changes.
 
     Args:
-        generation: of the admission; a result from another generation is too late to say anything.
+        generation: of the admission; a result from another generation is too late to say anything. A probe that took longer
+            than its place was kept closes the breaker as well, while that is still half-open: else work that always takes
+            longer than a cooldown never would.
     """
-    if not _counts(state, probe_id, generation) or (state.phase == "closed" and state.failure_count == 0):
+    overtaken = state.phase == "half_open" and generation == state.generation
+    if not (overtaken or _counts(state, probe_id, generation)) or (state.phase == "closed" and state.failure_count == 0):
         return state
     healthy = _with(state, failure_count=0, success_count=state.success_count + 1, last_success_ms=now_ms)
     return healthy if state.phase == "closed" else _closed(healthy)

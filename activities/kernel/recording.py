@@ -181,7 +181,7 @@ class Recording:
             said = None if ok is False and who.attempt > 1 and not probing else ok
             if said is not False and not probing and number in before and before[number].state.clean:
                 continue  # a success changes nothing where nothing has failed
-            generation = before[number].state.generation if number in before and not probing else None
+            generation = before[number].state.generation if number in before else None
             self._kernel.breakers.settle(
                 connection, scope, who.attempt_key, said, outcome.code, time_ms, generation=generation
             )

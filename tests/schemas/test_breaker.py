@@ -77,6 +77,16 @@ def test_a_probe_may_be_given_its_own_bound() -> None:
     assert admit(state, "another", 61_000).decision == "probe"
 
 
+def test_work_that_takes_longer_than_a_cooldown_closes_it_although_other_probes_went_meanwhile() -> None:
+    first = admit(opened(), "first", 1_000).state
+    second = admit(first, "second", 1_000 + RULE.cooldown_ms)
+    assert second.decision == "probe"
+    assert failed(second.state, "first", "X", 2_500, generation=first.generation) is second.state
+    assert succeeded(second.state, "first", 2_500, generation=first.generation).phase == "closed"
+    reopened = failed(second.state, "second", "X", 2_500)
+    assert succeeded(reopened, "first", 2_600, generation=first.generation) is reopened
+
+
 def test_an_abandoned_probe_frees_its_place_at_once() -> None:
     assert admit(abandoned(half_open(), "probe"), "next", 1_001).decision == "probe"
 
@@ -156,7 +166,8 @@ class BreakerMachine(RuleBasedStateMachine):
                 self.state = failed(before, name, "X", self.now, generation=generation)
             case _:
                 self.state = abandoned(before, name)
-        if before.phase != "closed" and name != before.probe_id:
+        overtaken = how == "ok" and before.phase == "half_open" and generation == before.generation
+        if before.phase != "closed" and name != before.probe_id and not overtaken:
             assert self.state is before, "a late result changed an open breaker"
         if before.phase == "closed" and generation != before.generation:
             assert self.state is before, "a result from before the outage counted"
