@@ -34,7 +34,7 @@ from activities.kernel.identity import Started
 from activities.kernel.inquiry import Inquiry, Questions, in_thread
 from activities.kernel.kernel import Kernel
 from activities.kernel.metering import Meter, as_metered
-from activities.kernel.outcome import MESSAGE_CHARS, Outcome, leaves_receipt, of_error, of_result
+from activities.kernel.outcome import MESSAGE_CHARS, Outcome, leaves_receipt, of_error, of_result, told
 from activities.kernel.rechecking import as_rechecked
 from activities.kernel.recording import Recording
 from activities.record.effects import StoredReceipt
@@ -252,8 +252,8 @@ def _failure(
     code: str, message: str, remedy: str = "", *, retryable: bool, retry_after_ms: int | None = None
 ) -> ApplicationError:
     """Raise it ``from None``: with causes and their traces it outgrows the 4 KiB that the server shows while it retries."""
-    text = message[:MESSAGE_CHARS]
-    detail = {"code": code, "message": text, "remedy": remedy[:MESSAGE_CHARS]}
+    text = told(message)
+    detail = {"code": code, "message": text, "remedy": told(remedy)}
     delay = timedelta(milliseconds=max(retry_after_ms, 1)) if retry_after_ms is not None else None
     return ApplicationError(text, detail, type=code, non_retryable=not retryable, next_retry_delay=delay)
 

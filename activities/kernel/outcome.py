@@ -44,8 +44,13 @@ class Outcome:
         """For the receipt event: no output itself, only its digest."""
         if self.result is not None:
             return {"outcome": self.name, "output_sha256": sha256_hex(self.result.model_dump_json().encode())}
-        error = {"code": self.code, "class": self.error_class, "message": self.message[:MESSAGE_CHARS]}
+        error = {"code": self.code, "class": self.error_class, "message": told(self.message)}
         return {"outcome": self.name, "error": error}
+
+
+def told(text: str) -> str:
+    """Text of a failure as events and history take it: names of files that are no UTF-8 come with lone surrogates."""
+    return text[:MESSAGE_CHARS].encode("utf-8", "backslashreplace").decode()[:MESSAGE_CHARS]
 
 
 def is_effect(capability: Capability[Any, Any]) -> bool:

@@ -316,6 +316,20 @@ def test_an_outage_opens_the_breaker_of_its_server_and_one_probe_closes_it(
     asyncio.run(scenario())
 
 
+def test_a_failure_that_names_a_file_of_no_utf8_is_recorded_and_final(server: Server, opa: RunningOpa, folder: Path) -> None:
+    def trouble(name: str, who: Acting) -> None:
+        raise Refused("TREE_NAME", "no UTF-8: \udcff")
+
+    async def scenario() -> None:
+        async with gated(server, folder, opa.engine, Forge(trouble=trouble)) as it:
+            handle = await it.start("Remediation", FETCH)
+            assert (await asyncio.wait_for(handle.result(), 20))[0]["code"] == "TREE_NAME"
+            [(_, payload)] = it.events(handle.first_execution_run_id or "")
+            assert payload["error"]["message"] == "no UTF-8: \\udcff"
+
+    asyncio.run(scenario())
+
+
 def test_a_probe_that_changes_nothing_leaves_no_effect_to_be_reconciled(server: Server, opa: RunningOpa, folder: Path) -> None:
     async def scenario() -> None:
         async with gated(server, folder, opa.engine, cooldown_ms=1) as it:
