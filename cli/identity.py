@@ -251,6 +251,7 @@ def _register_leases(app: typer.Typer) -> None:
             raise InputError("TARGET_AMBIGUOUS", "it must be clear whose leases are meant", remedy)
         local, by = _open((token_file, ssh_key), "operator", "tenant_admin")
         session_id = (local.executions.session_of(session) or session) if session else None
+        _known(local, lease, session_id, principal)
         revoked = Leases(local.store, local.chain).revoke(
             None, reason=reason, by=by, now_ms=now_ms(), lease_id=lease, session_id=session_id, principal_id=principal
         )
@@ -261,6 +262,16 @@ def _register_leases(app: typer.Typer) -> None:
             show(f"revoked {one.lease_id} of session {one.session_id}")
         if not revoked:
             show("nothing to revoke")
+
+
+def _known(local: LocalStore, lease: str | None, session_id: str | None, principal: str | None) -> None:
+    """Whoever mistypes an id in a hurry must not read that all is done. Raises InputError(LEASE_UNKNOWN)."""
+    for one in Leases(local.store).all():
+        if one.lease_id == lease or one.session_id == session_id or one.principal_id == principal:
+            return
+    if (lease or session_id) or (principal and Directory(local.store).principal(principal) is None):
+        named = lease or session_id or principal
+        raise InputError("LEASE_UNKNOWN", f"nothing by the name {named} ever had a lease", "see `gen4 lease list`")
 
 
 def _group(app: typer.Typer, name: str, help: str) -> typer.Typer:

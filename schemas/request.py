@@ -148,7 +148,8 @@ def parse_request(model: type[Any], request: Any, extra: tuple[Any, ...]) -> Any
 def explain(error: ValidationError, model: type[Any]) -> str:
     """One line per mistake: where, what is wrong; then what the model requires. Echoes no value."""
     lines = [f"{'.'.join(str(part) for part in item['loc']) or 'input'}: {item['msg']}" for item in error.errors()]
-    return "; ".join(lines) + f" (a {model.__name__} needs {_required(model)})"
+    required = _required(model)
+    return "; ".join(lines) + (f" (a {model.__name__} needs {required})" if required else "")
 
 
 def _required(model: type[Any]) -> str:

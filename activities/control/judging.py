@@ -28,7 +28,8 @@ def judge_decision(
     1. It could be read at all.
     2. It is for this request of this session, made by this very run.
     3. The request is pending and not expired; digest and pins are its own.
-    4. Policy and the list of approvers are those under which it was asked.
+    4. Policy and the list of approvers are those under which it was asked. A rejection counts all the same: it releases
+       nothing, and else the session would wait until the request expires.
     5. An approver signed the whole decision object.
     """
     if signed.refusal is not None or signed.decision is None or signed.kind == "unknown":
@@ -37,7 +38,7 @@ def judge_decision(
     refused = (
         _belongs(stored, who)
         or precheck(request, decision, now_ms)
-        or _unchanged(request, policy_digest=policy_digest, approvers_digest=approvers.digest)
+        or (_unchanged(request, policy_digest=policy_digest, approvers_digest=approvers.digest) if kind != "reject" else None)
     )
     if refused is not None:
         return _refused(signed, refused)

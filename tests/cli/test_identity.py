@@ -109,7 +109,8 @@ def test_leases_are_listed_and_revoked(home: Path, gen4: Gen4) -> None:
     keys = TraceKeys(tenant_id="local", trace_id="t", session_id="session", task_id="task")
     Leases(store.store).issue(None, keys, "operator", "operator", 2**41)
     assert [lease["session_id"] for lease in gen4("lease", "list", "--live")[1]] == ["session"]
-    assert gen4("lease", "revoke", "--session", "other", "--reason", "x")[1] == []
+    for option in ("--session", "--lease", "--principal"):
+        assert code_of(gen4("lease", "revoke", option, "other", "--reason", "x")) == (2, "LEASE_UNKNOWN")
     revoked = gen4("lease", "revoke", "--session", "session", "--reason", "stolen")[1]
     assert [lease["revoked_reason"] for lease in revoked] == ["stolen"]
     assert gen4("lease", "list", "--live")[1] == [] and len(gen4("lease", "list")[1]) == 1

@@ -118,6 +118,16 @@ def test_decisions_that_do_not_count(desk: Desk, attempt: Callable[[Desk, Approv
     assert desk.kinds()[-1] == "approval.refused"
 
 
+def test_a_rejection_counts_under_a_new_policy_too(desk: Desk) -> None:
+    asked = desk.ask()
+    desk.policy.policy_digest = "sha256:" + "d" * 64
+    assert code_of(desk.judge(asked, desk.signed(asked))) == "POLICY_CHANGED"
+    stranger = new_key(desk.home.keys / "stranger", comment="stranger")
+    assert code_of(desk.judge(asked, desk.signed(asked, "reject", key=stranger))) == "ROLE_NOT_ELIGIBLE"
+    assert desk.judge(asked, desk.signed(asked, "reject")).accepted
+    assert desk.stored(asked).request.status == "rejected"
+
+
 def test_a_commit_signature_is_no_approval(desk: Desk) -> None:
     from activities.kernel import ssh
     from schemas.approval import signed_bytes
