@@ -250,7 +250,9 @@ def draw(
         if need > left:
             return Shortage(
                 code="QUOTA_EXHAUSTED", account_id=window.account_id, unit=session.unit, needed=wanted,
-                available=session.available + max(0, left), retry_at_ms=window.window_end_ms,
+                available=session.available + max(0, left),
+                # What is more than a whole window never fits, however long one waits.
+                retry_at_ms=window.window_end_ms if need <= window.window_budget else None,
             )  # fmt: skip
         room = min(room, left)
     amount = max(need, min(step, room, max(0, tenant.available)))

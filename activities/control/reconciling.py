@@ -38,6 +38,10 @@ class _Verdict(NamedTuple):
     observed: dict[str, Any]
 
 
+PAGES = 20
+"""So many pages of unsettled effects are looked through in one run."""
+
+
 class Reconciling:
     """Args:
     pricing: of what metered capabilities use.
@@ -60,9 +64,16 @@ class Reconciling:
 
     def find(self, limit: int) -> UnsettledFound:
         """Effects that no attempt can settle any more, by the server's own record of their runs."""
-        quiet = self._effects.before(self._clock() - self._quiet_ms, limit)
-        final = [effect for effect in quiet if self._is_final(effect)]
-        return UnsettledFound(effects=tuple(self._unsettled(effect) for effect in final), waiting=len(quiet) - len(final))
+        before, final, waiting = self._clock() - self._quiet_ms, list[UnsettledEffect](), 0
+        last: UnsettledEffect | None = None
+        for _ in range(PAGES):  # what waits for its workflow must not hide what does not
+            page = self._effects.before(before, limit, last)
+            settleable = [effect for effect in page if self._is_final(effect)]
+            final, waiting = [*final, *settleable], waiting + len(page) - len(settleable)
+            if len(page) < limit or len(final) >= limit:
+                break
+            last = page[-1]
+        return UnsettledFound(effects=tuple(self._unsettled(effect) for effect in final[:limit]), waiting=waiting)
 
     def reconcile(self, effect_key: str, observed: Observed | None) -> Reconciled:
         """Settle one effect, with its reservation, unless an attempt came before us."""
@@ -71,6 +82,7 @@ class Reconciling:
             return Reconciled(effect_key=effect_key, code="SETTLED_BY_ITSELF")
         verdict = self._verdict(effect, observed)
         if verdict is None:
+            self._effects.touch(effect, self._clock())
             return Reconciled(effect_key=effect_key, code="TARGET_UNREACHABLE")
         now = self._clock()
 

@@ -13,6 +13,8 @@ from schemas.testing import Limits
 
 SEARCH_MARGIN_MS = 130_000
 """A search collects its tests before its own time begins; its sandbox is ended two minutes after it, at the latest."""
+END_MARGIN_MS = 60_000
+"""An attempt that is stopped at its ceiling runs on until its sandbox is dead."""
 SIDE_BY_SIDE = 2
 """A search confirms a patch in a second sandbox beside its own."""
 
@@ -24,7 +26,8 @@ def bounds_of(capability: Capability[Any, Any], request: BaseModel | None, polic
     ceiling = round(capability.timeout.total_seconds() * 1000)
     asked, cpu_percent = getattr(request, "wall_ms", None), round(limits.cpus * 100)
     if not isinstance(asked, int):
-        return Bounds(wall_ms=ceiling, cpu_percent=cpu_percent, tool_calls=policy.attempt.tool_calls)
+        wall_ms = ceiling + END_MARGIN_MS
+        return Bounds(wall_ms=wall_ms, cpu_percent=cpu_percent, tool_calls=policy.attempt.tool_calls)
     # A confirmation that begins in the last moment may take as long as any run of the tests.
-    search_ms = min(ceiling, asked + SEARCH_MARGIN_MS + limits.wall_ms)
+    search_ms = min(ceiling + END_MARGIN_MS, asked + SEARCH_MARGIN_MS + limits.wall_ms)
     return Bounds(wall_ms=search_ms, cpu_percent=cpu_percent * SIDE_BY_SIDE, tool_calls=policy.attempt.tool_calls)

@@ -89,8 +89,8 @@ class _Gated(ActivityInboundInterceptor):
         async with _beating(self._outbound):
             try:
                 return await self._admit(input)
-            except InfrastructureError as error:  # of the gate's own; those of the activity come out of _conclude
-                raise _failure(error.code, error.message, error.remedy, retryable=True) from None
+            except Gen4Error as error:  # of the gate's own; those of the activity come out of _conclude
+                raise _failure(error.code, error.message, error.remedy, retryable=error.retryable) from None
 
     async def _admit(self, input: ExecuteActivityInput) -> Any:
         attempt = _attempt(activity.info())

@@ -20,7 +20,7 @@ from activities.kernel.recording import Recording
 from activities.kernel.standing import lacks_lease, server_of
 from activities.record.executions import ExecutionRow
 from activities.record.store import now_ms
-from schemas.error import InfrastructureError
+from schemas.error import Gen4Error, InfrastructureError
 from schemas.identity import IdentityRefusal, judge_starter, principal_of
 
 T = TypeVar("T")
@@ -199,7 +199,7 @@ async def in_thread(code: str, work: Callable[[], T]) -> T:
     """Run blocking ``work`` off the event loop; whatever it raises is an outage of what ``code`` names."""
     try:
         return await asyncio.to_thread(work)
-    except InfrastructureError:
-        raise
+    except Gen4Error:
+        raise  # an outage that says so, or a refusal, which waiting does not mend
     except Exception as error:
         raise InfrastructureError(code, f"{type(error).__name__}: {error}", "run `gen4 status`") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, select, tuple_
 
 from activities.record.effects import EffectOutcome
 from activities.record.store import TenantStore
@@ -36,10 +36,17 @@ class UnsettledEffects:
     def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    def before(self, time_ms: int, limit: int) -> list[UnsettledEffect]:
-        """Effects that are unknown, or were begun and not ended, and that nobody touched since; oldest first."""
+    def before(self, time_ms: int, limit: int, after: UnsettledEffect | None = None) -> list[UnsettledEffect]:
+        """Effects that are unknown, or were begun and not ended, and that nobody touched since; oldest first.
+
+        Args:
+            after: the last of the page before.
+        """
         wanted = and_(EFFECT.c.outcome.in_(("started", "unknown")), EFFECT.c.updated_at_ms < time_ms)
-        query = select(EFFECT).where(self._mine(), wanted).order_by(EFFECT.c.updated_at_ms).limit(limit)
+        order = (EFFECT.c.updated_at_ms, EFFECT.c.effect_key)
+        if after is not None:
+            wanted = and_(wanted, tuple_(*order) > tuple_(after.updated_at_ms, after.effect_key))
+        query = select(EFFECT).where(self._mine(), wanted).order_by(*order).limit(limit)
         return [_effect(row) for row in self._store.read(lambda connection: connection.execute(query).all())]
 
     def get(self, effect_key: str) -> UnsettledEffect | None:
@@ -60,6 +67,12 @@ class UnsettledEffects:
         change = EFFECT.update().where(self._mine(), same)
         values = {"outcome": outcome, "result_json": result_json, "updated_at_ms": now_ms}
         return connection.execute(change.values(**values)).rowcount == 1
+
+    def touch(self, effect: UnsettledEffect, now_ms: int) -> None:
+        """It was examined and cannot be settled yet: the others come first now."""
+        same = and_(EFFECT.c.effect_key == effect.effect_key, EFFECT.c.updated_at_ms == effect.updated_at_ms)
+        change = EFFECT.update().where(self._mine(), same).values(updated_at_ms=now_ms)
+        self._store.write(lambda connection: connection.execute(change))
 
     def held_by(self, connection: Connection, effect: UnsettledEffect) -> dict[str, int]:
         """What is still held back for the effect, by unit."""

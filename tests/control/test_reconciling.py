@@ -126,3 +126,17 @@ def test_a_late_success_is_kept_although_the_effect_was_given_up(bench: Bench) -
     bench.reconciling.reconcile(bench.who.effect_key, None)
     bench.effects.finish(bench.who, "testbed.run_tests", "succeeded", "{}")
     assert bench.outcome() == "succeeded"
+
+
+def test_what_waits_for_its_workflow_does_not_hide_what_can_be_settled(bench: Bench) -> None:
+    """Three older effects of a run that goes on, and pages of two."""
+    for number in range(3):
+        waiting = bench.desk.who(workflow_id="open", run_id="o", effect_key=f"open/o/{number}", attempt_key=f"o/{number}/1")
+        bench.effects.begin(waiting, "testbed.run_tests")
+        bench.effects.finish(waiting, "testbed.run_tests", "failed", None)
+        bench.effects.begin(waiting, "testbed.run_tests")
+    bench.server.runs[("open", "o")] = RunFacts(run_id="o", first_run_id="o", status="RUNNING", pending=())
+    last = bench.desk.who(workflow_id="w/explore/1", run_id="r", effect_key="w/explore/1/r/6", attempt_key="r/6/1")
+    bench.effects.begin(last, "testbed.run_tests")
+    bench.run_is("COMPLETED")
+    assert {one.effect_key for one in bench.reconciling.find(2).effects} == {bench.who.effect_key, last.effect_key}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from activities.kernel.estimating import bounds_of
+from activities.kernel.estimating import END_MARGIN_MS, bounds_of
 from activities.kernel.limiting import KernelPolicy, check_limits, session_limits
 from activities.kernel.metering import Meter, as_metered, metering
 from schemas.capabilities import CAPABILITIES
@@ -192,6 +192,6 @@ def test_what_is_reserved_for_a_search_covers_its_margins_and_the_confirmation_b
     assert bounds.wall_ms > 100_000 + 120_000 + 60_000
     assert bounds.cpu_percent == 300
     ceiling = bounds_of(CAPABILITIES["explore.repair"], Search(wall_ms=10**12), POLICY)
-    assert ceiling.wall_ms == 24 * 3_600_000
+    assert ceiling.wall_ms == 24 * 3_600_000 + END_MARGIN_MS
     tests = bounds_of(CAPABILITIES["testbed.run_tests"], WithLimits(limits=Limits()), POLICY)
-    assert (tests.wall_ms, tests.cpu_percent) == (3_600_000, 100)
+    assert (tests.wall_ms, tests.cpu_percent) == (3_600_000 + END_MARGIN_MS, 100)

@@ -223,3 +223,15 @@ def test_units_are_a_closed_list() -> None:
     with pytest.raises(InputError, match="UNIT_UNKNOWN"):
         checked({"Micros": 1})  # type: ignore[dict-item]
     assert checked({"wall_ms": 2, "micros": 0, "tokens": 1}) == {"tokens": 1, "wall_ms": 2}
+
+
+def test_what_is_more_than_a_whole_window_never_fits_and_says_so() -> None:
+    session, tenant = Account(account_id="s", tenant_id="t", unit="micros"), Account(
+        account_id="t", tenant_id="t", unit="micros", credits_posted=10_000
+    )
+    window = QuotaWindow(window_id="w", account_id="s", window_start_ms=0, window_end_ms=1_000, window_budget=100, consumed=60)
+    later = draw(session, tenant, [window], wanted=80, step=1, ledger_id="x")
+    never = draw(session, tenant, [window], wanted=200, step=1, ledger_id="x")
+    assert isinstance(later, Shortage) and isinstance(never, Shortage)
+    assert (later.code, later.retry_at_ms) == ("QUOTA_EXHAUSTED", 1_000)
+    assert (never.code, never.retry_at_ms) == ("QUOTA_EXHAUSTED", None)
