@@ -58,7 +58,7 @@ def spec(root: RootFilesystem, code: str) -> SandboxSpec:
 
 
 @contextmanager
-def killed_after_its_first_line(running: Running, cause: Cause) -> Iterator[None]:
+def killed_soon(running: Running, cause: Cause) -> Iterator[None]:
     killer = threading.Timer(0.5, lambda: running.kill(lambda who: cause))
     killer.start()
     try:
@@ -108,19 +108,20 @@ def test_whatever_its_user_does_a_killed_sandbox_ends_with_the_reason(
     root: RootFilesystem, running: Running, backend: KnownBackend, use: Callable[[SandboxProcess], object]
 ) -> None:
     began = time.monotonic()
-    killing = killed_after_its_first_line(running, OPERATOR)
-    with pytest.raises(Stopped, match=r"KILL_SWITCH.*leak"), killing, backend.start(spec(root, SLEEP)) as process:
+    with pytest.raises(Stopped, match=r"KILL_SWITCH.*leak"), backend.start(spec(root, SLEEP)) as process:
         assert process.line(20) == b"up"
-        use(process)
+        with killed_soon(running, OPERATOR):
+            use(process)
     assert time.monotonic() - began < 10
     assert running.entries() == []
 
 
 def test_a_lost_store_is_an_outage_and_no_verdict(root: RootFilesystem, running: Running, backend: KnownBackend) -> None:
-    killing = killed_after_its_first_line(running, Cause("STORE_LOST", "no answer"))
     expected = pytest.raises(InfrastructureError, match="SANDBOX_KILLED")
-    with expected as caught, killing, backend.start(spec(root, SLEEP)) as process:
-        process.finish()
+    with expected as caught, backend.start(spec(root, SLEEP)) as process:
+        assert process.line(20) == b"up"
+        with killed_soon(running, Cause("STORE_LOST", "no answer")):
+            process.finish()
     assert caught.value.retryable
 
 
