@@ -162,9 +162,10 @@ def test_what_ends_by_itself_gives_its_result_and_is_metered(root: RootFilesyste
 
 def test_what_a_killed_sandbox_used_is_metered_too(root: RootFilesystem, running: Running, backend: KnownBackend) -> None:
     busy = "print('up', flush=True)\nwhile True: pass"
-    killing = killed_after_its_first_line(running, OPERATOR)
-    with as_metered(Meter()) as meter, pytest.raises(Stopped), killing, backend.start(spec(root, busy)) as process:
-        process.finish()
+    with as_metered(Meter()) as meter, pytest.raises(Stopped), backend.start(spec(root, busy)) as process:
+        assert process.line(20) == b"up"
+        with killed_soon(running, OPERATOR):
+            process.finish()
     used = meter.usage()
     assert used.tool_calls == 1 and used.cpu_ms > 0 and used.wall_ms > 0
 
