@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from activities.control.approvers import OPERATOR
+from activities.record.authority import Authority
 from activities.record.backup import Standing, back_up, declare_restored, replace, standings
 from activities.record.home import Home
 from activities.record.payloads import PayloadVault
@@ -84,6 +85,25 @@ def register(app: typer.Typer) -> None:
         Home.open(settings.home)
         Store.open(settings.store_address).close()
         emit({"version": HEAD}) if as_json else show(f"the store is at {HEAD}")
+
+    @group.command()
+    def verify(token_file: TokenFile = None, as_json: Json = False) -> None:
+        """Compare the rows that give authority (leases, roles, principals, approvals) with their events; exit code 1 names each
+        that was changed past them. Money: `gen4 ledger reconcile`; events: `gen4 events --verify --all`.
+
+        Example: `gen4 store verify --json`
+        """
+        settings = read_settings()
+        local = open_local(settings)
+        operator_of(local, settings, "auditor", "operator", "tenant_admin", token_file=token_file, purpose="look")
+        found = list(Authority(local.store, local.chain).unfounded())
+        if as_json:
+            emit({"ok": not found, "unfounded": [one.model_dump(exclude_none=True) for one in found]})
+        for one in found if not as_json else ():
+            show(f"BAD {one}")
+        if not found and not as_json:
+            show("ok: every lease, role, principal and approval is what its events say")
+        raise typer.Exit(1 if found else 0)
 
     @group.command()
     def info(as_json: Json = False) -> None:
