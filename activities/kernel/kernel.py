@@ -47,10 +47,6 @@ class Kernel:
     metrics: KernelMetrics = field(default_factory=KernelMetrics)
     chain: EventChain = field(kw_only=True)
 
-    @property
-    def tenant_id(self) -> str:
-        return self.store.tenant_id
-
     @cached_property
     def standings(self) -> Standings:
         return Standings(self.directory, Leases(self.store, self.chain), KillSwitches(self.store), self.breakers)
