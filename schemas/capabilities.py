@@ -12,7 +12,7 @@ from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
 from schemas.gates import GateReport
 from schemas.ledger import Unit
 from schemas.limits import RequestedLimits
-from schemas.model import BlobRef, Digest, GitId, Payload
+from schemas.model import BlobRef, Digest, GitId, Payload, Sha256
 from schemas.operations import (
     AbandonedFound,
     Expired,
@@ -28,11 +28,12 @@ from schemas.operations import (
     UnsettledFound,
 )
 from schemas.policy import PolicyDecision
+from schemas.regression import Waiver
 from schemas.request import BundleRef, ReleaseMode, ReleaseRequest, ReleaseResult
 from schemas.session import CloseReason, IllegalTransition, Outcome, TransitionRecord
 from schemas.status import Stage
 from schemas.task import SessionContext, Source
-from schemas.testing import Environment, Limits, Patch, TestPlan, TestRun
+from schemas.testing import Environment, Flake, Limits, Patch, RunVariant, TestPlan, TestRun
 from schemas.verdict import Completeness, Verdict
 
 _BEAT = timedelta(seconds=5)
@@ -207,8 +208,37 @@ class RunTests(Payload):
     plan: TestPlan
     limits: Limits = Limits()
     commit_time: int
-    purpose: Literal["explore", "base", "patched", "rerun"]
+    purpose: Literal["explore", "base", "patched", "rerun", "probe", "diagnosis"]
     ordinal: int = 1
+    variant: RunVariant = RunVariant()
+    measure: bool = False
+    """Also coverage and timings."""
+
+
+class RecallRuns(Payload):
+    """Runs of the default variant that may be in the run cache, one request for each tree."""
+
+    requests: tuple[RunTests, ...]
+
+
+class RecalledRuns(Payload):
+    """For each request the agreed runs of its key, or none; ``irreproducible``: keys whose agreed results differed."""
+
+    runs: tuple[tuple[TestRun, ...], ...]
+    irreproducible: tuple[Sha256, ...] = ()
+
+
+class RememberRuns(Payload):
+    """Agreed runs of one key each, of a real verdict."""
+
+    groups: tuple[tuple[TestRun, ...], ...]
+
+
+class RememberedRuns(Payload):
+    """``conflicts``: keys whose agreed results differ from those of an earlier entry; the entry is gone."""
+
+    stored: int
+    conflicts: tuple[Sha256, ...] = ()
 
 
 PREPARE_ENVIRONMENT = Capability(
@@ -221,6 +251,7 @@ RUN_TESTS = Capability(
     timeout=timedelta(hours=1), heartbeat=_BEAT,
     server="sandbox", metered=True,
 )
+
 
 # --- explore ---------------------------------------------------------------------------------------------------------
 
@@ -282,12 +313,25 @@ class ImportedPatch(Payload):
 
     patch: Patch
     harness_tree: GitId
+    probe_tree: GitId | None = None
+    """``harness_tree`` with the bodies of all touched functions replaced by ``raise``; None: the patch touches no function."""
+
+
+class DiagnosticRun(Payload):
+    tree: Literal["base", "patched"]
+    run: TestRun
 
 
 class JudgeRuns(Payload):
     base: tuple[TestRun, ...]
     patched: tuple[TestRun, ...]
     named_targets: tuple[str, ...] = ()
+    probe: TestRun | None = None
+    """The targets on ``probe_tree``: each of them must fail."""
+    diagnostics: tuple[DiagnosticRun, ...] = ()
+    """Runs of other variants that explain a disagreement, or find a flake that the patch brings."""
+    waived_tests: tuple[str, ...] = ()
+    """Test ids that may be lost, by unexpired waivers."""
 
 
 class Judged(Payload):
@@ -300,6 +344,7 @@ class Judged(Payload):
     fail_to_pass: int
     lost: int
     judgement: BlobRef
+    flakes: tuple[Flake, ...] = ()
 
 
 class AssembleMembers(Payload):
@@ -331,6 +376,13 @@ class ReadMembers(Payload):
 class RegressionInput(Payload):
     judged: Judged
     baseline_commit: GitId
+    base_tree: GitId | None = None
+    result_tree: GitId | None = None
+    base: tuple[TestRun, ...] = ()
+    patched: tuple[TestRun, ...] = ()
+    environment: Environment | None = None
+    limits: Limits = Limits()
+    waivers: tuple[Waiver, ...] = ()
 
 
 class DeterminismInput(Payload):
@@ -338,6 +390,8 @@ class DeterminismInput(Payload):
     rerun: Members
     runs: int
     isolation: Literal["other_worker", "fresh_sandbox"]
+    reused: bool = False
+    """The re-run came from the run cache."""
 
 
 class SealBundle(Payload):
@@ -360,6 +414,36 @@ class SealBundle(Payload):
     explorer_version: str
     isolation: Literal["other_worker", "fresh_sandbox"] = "fresh_sandbox"
     """Where the re-run behind ``determinism`` ran."""
+    base_runs: tuple[TestRun, ...] = ()
+    """All runs of the base tree, and below of the others: the signer believes their receipts alone."""
+    patched_runs: tuple[TestRun, ...] = ()
+    rerun_runs: tuple[TestRun, ...] = ()
+    """The re-run of the base tree, then of the patched one."""
+    probe: TestRun | None = None
+    waivers: tuple[Waiver, ...] = ()
+
+
+class SealRejection(Payload):
+    """What is known of a refused patch; parts that were not reached are None."""
+
+    source: Source
+    patch: Patch
+    candidate_id: str
+    verdict: Verdict
+    codes: tuple[str, ...]
+    message: str
+    policy: PolicyDecision | None = None
+    judged: Judged | None = None
+    gates: tuple[GateReport, ...] = ()
+    runs: tuple[TestRun, ...] = ()
+    """Base and patched; their receipts are the evidence."""
+
+
+class SealedRejection(Payload):
+    """``directory`` holds rejection.json, rejection.md and rejection.intoto.json."""
+
+    directory: str
+    report_id: str
 
 
 class SealedBundle(Payload):
@@ -463,3 +547,6 @@ class CompileResult(Payload):
     policy: PolicyDecision | None = None
     gates: tuple[GateReport, ...] = ()
     stages: tuple[Stage, ...] = ()
+    flakes: tuple[Flake, ...] = ()
+    rejection: SealedRejection | None = None
+    """Of every refused patch that could be reported on."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from schemas.canonical import jcs
-from schemas.gates import GateVerdict
+from schemas.gates import GateVerdict, MetricName
 from schemas.model import Digest, Door, GitId, Sha256
 from schemas.testing import Limits, TestOutcome
 
@@ -58,6 +58,8 @@ TYPE_BASE = "urn:gen4:attest"
 BUILD_TYPE = f"{TYPE_BASE}/compile/v1"
 BUILDER_ID = "urn:gen4:builder/embedded"
 """``/embedded``: signer, worker and approver share one uid, and no isolation is claimed (threats 1.4)."""
+SEPARATED_BUILDER_ID = "urn:gen4:builder/separated"
+"""Executor and signer run under uids of their own, and neither is the worker's nor root's."""
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -119,6 +121,22 @@ class TestResults(Door):
     fail_to_pass: tuple[str, ...]
     pass_to_pass: tuple[str, ...]
     canonical_sha256: Sha256
+
+
+class CoverageShare(Door):
+    """Of the patched tree, in basis points; ``changed_lines_bp``: of executable lines that the patch added or changed."""
+
+    lines_bp: Annotated[int, Field(ge=0, le=10_000)]
+    changed_lines_bp: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Absent where the patch changes no executable line."""
+
+
+class TestResults2(TestResults):
+    """``test-results/2``, with what was covered. Without a schema version it is the first form, :class:`TestResults`."""
+
+    schema_version: Literal["test-results/2"] = "test-results/2"
+    coverage: CoverageShare | None = None
+    """Absent where it was not measured."""
 
 
 # --- member 3: policy check (Track B) ---------------------------------------------------------------------------------
@@ -298,6 +316,97 @@ class Stamp(Door):
     policy: StampPolicy
     gates: StampGates
     signer: StampSigner
+
+
+class StampCompile2(StampCompile):
+    """``cache``: ``hit`` when no run of the verdict was made for this bundle. ``receipts``: sha256 of the run receipts' payloads,
+    ascending. ``probe``: whether the targets failed while the touched functions raised (threats 4.1)."""
+
+    cache: Literal["hit", "miss"]
+    receipts: tuple[Sha256, ...]
+    sentinels: Annotated[int, Field(ge=0)]
+    probe: Literal["failed_as_it_must", "not_applicable"]
+    frozen_clock: bool
+
+
+class StampMetric(Door):
+    """A metric that was not measured is absent, never assumed."""
+
+    name: MetricName
+    verdict: GateVerdict
+    waived: bool
+
+
+class StampWaiver(Door):
+    id: str
+    owner: str
+    expires_at: Timestamp
+
+
+class RegressionStamp2(Door):
+    verdict: GateVerdict
+    baseline_commit: GitId
+    report_sha256: Sha256
+    metrics: tuple[StampMetric, ...]
+    waivers: tuple[StampWaiver, ...]
+
+
+class DeterminismStamp2(DeterminismStamp):
+    """``reused``: the re-run came from the run cache, so nothing was executed for it."""
+
+    reused: bool
+
+
+class StampGates2(Door):
+    regression: RegressionStamp2
+    determinism: DeterminismStamp2
+    trust: TrustStamp
+
+
+class StampSigner2(Door):
+    """``key_or_issuer``: hint of the key, or the OIDC issuer of a keyless signature."""
+
+    profile: Literal["key", "keyless"]
+    identity: str
+    key_or_issuer: str
+
+
+class StampCheckpoint(Door):
+    """The last signed checkpoint of the record when this was sealed (threats 7.1)."""
+
+    number: Annotated[int, Field(ge=0)]
+    root_sha256: Sha256
+
+
+class Stamp2(Door):
+    """``stamp/2``. ``checkpoint`` and ``supersedes`` are absent, never null."""
+
+    schema_version: Literal["stamp/2"]
+    stamp_id: str
+    created_at: Timestamp
+    tenant_id: str
+    trace_id: str
+    session_id: str
+    task_id: str
+    capability_id: str
+    version: str
+    candidate_id: str
+    bundle_digest: Digest
+    members: dict[str, MemberDigest]
+    source: StampSource
+    compile: StampCompile2
+    sandbox: StampSandbox
+    fix: StampFix
+    engines: Engines
+    policy: StampPolicy
+    gates: StampGates2
+    signer: StampSigner2
+    checkpoint: StampCheckpoint | None = None
+    supersedes: str | None = None
+
+
+AnyStamp = Stamp | Stamp2
+"""A verifier reads both; only ``stamp/2`` is written."""
 
 
 # --- member 8: envelope and statement ---------------------------------------------------------------------------------

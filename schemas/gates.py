@@ -22,10 +22,34 @@ class Check(Payload):
     remedy: str = ""
 
 
+MetricName = Literal["tests", "coverage", "performance", "security", "dependencies", "licences", "size", "cost"]
+
+
+class MeasuredMetric(Payload):
+    """One metric of the Regression Gate. One that was not measured is absent, never assumed."""
+
+    name: MetricName
+    verdict: GateVerdict
+    waived: bool = False
+    """It failed, and an unexpired waiver covers it; ``verdict`` stays ``fail``."""
+
+
+class UsedWaiver(Payload):
+    """A waiver that covered something in this report. ``expires_at``: RFC 3339 UTC in whole seconds."""
+
+    id: str
+    owner: str
+    reason: str
+    expires_at: str
+
+
 class GateReport(Payload):
     gate: GateName
     verdict: GateVerdict
     checks: tuple[Check, ...]
+    metrics: tuple[MeasuredMetric, ...] = ()
+    """Of the Regression Gate only."""
+    waivers: tuple[UsedWaiver, ...] = ()
 
     @property
     def codes(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from schemas.candidate import Candidate, Exploration
 from schemas.model import BlobRef, Payload
+from schemas.regression import Waiver
 from schemas.request import NodeId, ReleaseRequest
 from schemas.status import Stage
 from schemas.task import SessionContext, Source
@@ -32,6 +33,8 @@ class CompileJob(Job):
     candidate: Candidate | None = None
     patch: str | None = None
     patch_ref: BlobRef | None = None
+    cache: bool = True
+    waivers: tuple[Waiver, ...] = ()
 
 
 class ReleaseJob(Payload):

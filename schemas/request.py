@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from schemas.ledger import LARGEST, Unit
 from schemas.limits import LimitRequest
 from schemas.model import BlobRef, Digest, Door, GitId, Payload, Sha256
+from schemas.regression import Waiver
 from schemas.session import Outcome, State
 
 ReleaseMode = Literal["branch", "merge"]
@@ -82,6 +83,11 @@ class CompileRequest(Door):
     limits: LimitRequest = LimitRequest()
     """As in a RemediationRequest."""
     budget: Budget | None = None
+    frozen_clock: bool = False
+    """Whether the wall clock of the tests stands at the commit time."""
+    cache: bool = True
+    """Whether results of equal runs may be used again; False runs everything."""
+    waivers: Annotated[tuple[Waiver, ...], Field(max_length=256)] = ()
 
 
 class ApprovalSummary(Payload):
@@ -104,6 +110,8 @@ class Rejection(Payload):
     codes: tuple[str, ...]
     message: str
     remedy: str = ""
+    report: str | None = None
+    """Folder of the signed Rejection Report, where there is one."""
 
 
 class SessionResult(Payload):

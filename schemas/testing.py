@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from schemas.canonical import jcs_sha256
 from schemas.model import BlobRef, Digest, GitId, Payload, Sha256
@@ -24,6 +26,19 @@ class TestPlan(Payload):
     """Folders of the tree, relative to its root, that go first on ``sys.path``: from PYTHONPATH, else ``src`` and the root."""
     argv: tuple[str, ...] = ()
     """The command as the user wrote it, split; for people and for the run key."""
+    frozen_clock: bool = False
+    """Asked for by the request: the wall clock of the tests stands at the commit time (monotonic clocks run on)."""
+
+
+class RunVariant(Payload):
+    """What a run does differently. Only runs of the default variant give verdicts; the others explain."""
+
+    hash_seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 0
+    order: Literal["collected", "reversed"] = "collected"
+    clock: int | None = None
+    """UTC seconds at which the wall clock of the tests stands; None: as the plan says."""
+    only: tuple[str, ...] = ()
+    """Test ids to run; empty: all."""
 
 
 class Limits(Payload):
@@ -90,7 +105,8 @@ class SandboxFacts(Payload):
     enforcement: dict[str, Literal["cgroup", "rlimit", "kernel", "watchdog", "none"]]
 
 
-RunStatus = Literal["passed", "failed", "infra_error"]
+RunStatus = Literal["passed", "failed", "irreproducible", "infra_error"]
+"""``irreproducible``: no single run is; it is what the run cache says of a key whose agreed results differ (contracts §10)."""
 
 
 class TestRun(Payload):
@@ -111,6 +127,33 @@ class TestRun(Payload):
     """``pytest 9.2.0``"""
     run_key: Sha256
     sandbox: SandboxFacts
+    variant: RunVariant = RunVariant()
+    cached: bool = False
+    """The result of an earlier run with the same run key; its receipt is the earlier one's."""
+    receipt: BlobRef | None = None
+    """DSSE envelope around :class:`schemas.receipt.RunReceipt`, signed by the executor that ran it."""
+    coverage: BlobRef | None = None
+    """JCS of :data:`Coverage`; None where it was not measured."""
+    timings: BlobRef | None = None
+    """JCS ``{nodeid: microseconds of its call phase}``; never part of evidence that is compared byte by byte."""
+    network: tuple[str, ...] = ()
+    """Tests (at most 100) that tried to use the network, for the explanation of a flake."""
+
+
+Coverage = dict[str, dict[str, list[int]]]
+"""Path in the tree to ``{"lines": executable lines, "covered": those that ran}``, ascending; test files are left out."""
+
+
+class Flake(Payload):
+    """A test whose outcome depends on something that a run varies. ``causes``: what explains it, most likely first."""
+
+    nodeid: str
+    tree: Literal["base", "patched"]
+    outcomes: tuple[str, ...]
+    """What was seen, e.g. ``passed``, ``failed``, ``missing``."""
+    causes: tuple[Literal["order", "seed", "time", "network", "unknown"], ...]
+    introduced: bool = False
+    """Stable on base under the same variant: the patch brought it."""
 
 
 class Patch(Payload):

@@ -7,10 +7,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import ValidationError
 
-from activities.evidence import dsse, sigstore_bundle
+from activities.evidence import sigstore_bundle
 from activities.evidence.case import Case, Finding, NotChecked
-from activities.evidence.keys import hint_of
 from activities.evidence.provenance import dependencies_of, external_parameters
+from activities.kernel import dsse
+from activities.kernel.signing_keys import hint_of
 from schemas.canonical import StrictJsonError, jcs, sha256_hex, strict_json
 from schemas.evidence import (
     BUILD_TYPE,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
-from activities.record.key_files import read_private, replace, write_once
+from activities.kernel.signing_keys import hint_of, load_or_create, pem_of
+from activities.record.key_files import replace
 from schemas.canonical import StrictJsonError, jcs, strict_json
 from schemas.error import InputError
 from schemas.evidence import BUILDER_ID, TrustedKey, TrustRoot, timestamp_of
@@ -35,22 +33,10 @@ class Signer:
 
     @property
     def public_pem(self) -> str:
-        return (
-            self.private_key.public_key()
-            .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-            .decode()
-        )
+        return pem_of(self.private_key.public_key())
 
     def __repr__(self) -> str:
         return f"Signer(hint={self.hint!r})"
-
-
-def hint_of(key: ec.EllipticCurvePublicKey) -> str:
-    """base64 of the sha256 of the DER SubjectPublicKeyInfo, as cosign writes it."""
-    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(der)
-    return base64.b64encode(digest.finalize()).decode()
 
 
 def load_signer(keys: Path) -> Signer:
@@ -59,16 +45,7 @@ def load_signer(keys: Path) -> Signer:
     Raises:
         InputError: KEY_UNSAFE when others could read or replace it, KEY_INVALID when it is not an ECDSA P-256 key.
     """
-    path = keys / SIGNER_KEY
-    if not path.exists() and not path.is_symlink():
-        write_once(path, _new_key(), 0o600)
-    try:
-        key = serialization.load_pem_private_key(read_private(path), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise InputError("KEY_INVALID", f"{path} is not an ECDSA P-256 key", "move it away; a new key is made at the next start")
-    return Signer(key)
+    return Signer(load_or_create(keys / SIGNER_KEY))
 
 
 def load_trust(path: Path) -> TrustRoot:
@@ -120,9 +97,3 @@ def trusted_key(signer: Signer, now_s: int) -> TrustedKey:
 
 def _empty_trust() -> TrustRoot:
     return TrustRoot(schema_version="trust/1", assurance="single_operator", keys=(), policy_digests=())
-
-
-def _new_key() -> bytes:
-    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from activities.evidence import dsse, sigstore_bundle
+from activities.evidence import sigstore_bundle
 from activities.evidence.keys import Signer
 from activities.evidence.members import bundle_digest
 from activities.evidence.provenance import write_statement
 from activities.evidence.sources import public_repository
+from activities.kernel import dsse
 from schemas.canonical import jcs, jcs_sha256, sha256_hex
 from schemas.capabilities import SealBundle
 from schemas.error import Gen4Error, InfrastructureError, Refused

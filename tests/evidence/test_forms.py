@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.evidence import dsse
 from activities.evidence.checksums import ChecksumFormatError, parse_checksums, write_checksums
 from activities.evidence.members import assemble
 from activities.evidence.sbom import Target, write_sbom
 from activities.evidence.sources import git_uri, public_repository, repository_name
+from activities.kernel import dsse
 from schemas.canonical import sha256_hex
 from schemas.error import Refused
 from schemas.evidence import PATCH, SIZE_LIMITS, StampLimits, milliseconds_of, timestamp_of

@@ -16,8 +16,8 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer._key import SSlibKey
 from sigstore_models.bundle.v1 import Bundle
 
-from activities.evidence import dsse
 from activities.evidence.keys import Signer
+from activities.kernel import dsse
 from schemas.evidence import CHECKSUMS, PAYLOAD_TYPE, PROVENANCE, SBOM, SIGSTORE_BUNDLE
 from tests.evidence.workshop import Workshop
 

@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activities.evidence import dsse, sigstore_bundle
+from activities.evidence import sigstore_bundle
 from activities.evidence.keys import Signer, trusted_key
 from activities.evidence.verification import CODES, verify_bundle
+from activities.kernel import dsse
 from schemas.canonical import jcs
 from schemas.error import InputError, Refused
 from schemas.evidence import (

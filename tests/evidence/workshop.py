@@ -9,11 +9,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from activities.evidence import dsse, sigstore_bundle
+from activities.evidence import sigstore_bundle
 from activities.evidence.external import external_trajectory
 from activities.evidence.keys import Signer, trusted_key
 from activities.evidence.members import MemberInputs, assemble, bundle_digest
 from activities.evidence.seal import SealFacts, sign_members, write_stamp
+from activities.kernel import dsse
 from schemas.canonical import jcs, sha256_hex
 from schemas.capabilities import Judged, Members, SealBundle
 from schemas.evidence import (

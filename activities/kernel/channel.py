@@ -1,0 +1,161 @@
+"""Frames on a Unix socket between processes of one machine: a JSON message and a body of bytes, both bounded.
+
+One call is one connection: the caller sends ``{"call": …}``; the callee may ask back for content by hash (``{"need": …}``),
+may report progress, and ends with ``{"result": …}`` or ``{"error": …}``. Closing the connection cancels the call.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import struct
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from schemas.canonical import strict_json
+from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
+
+_HEAD = struct.Struct("!IQ")
+_LARGEST_MESSAGE = 16 * 1024 * 1024
+_LARGEST_BODY = 2 * 1024 * 1024 * 1024
+_CHUNK = 1 << 20
+_IN_MEMORY = 16 * _CHUNK
+
+Message = dict[str, Any]
+Supply = Callable[[Mapping[str, Any]], bytes | IO[bytes]]
+"""Answers a need with the content that it names."""
+
+
+class Closed(InfrastructureError):
+    """The other side is gone."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("CHANNEL_CLOSED", message, "it is tried again")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who is on the other side, by the kernel's word (SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Channel:
+    """One connection. ``receive`` reads strictly: duplicate keys, NaN and frames beyond their limit raise."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    @property
+    def peer(self) -> Peer:
+        data = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return Peer(*struct.unpack("3i", data))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: Message, body: bytes | IO[bytes] = b"") -> None:
+        """Raises Closed."""
+        data = json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
+        source = io.BytesIO(body) if isinstance(body, bytes) else body
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+        try:
+            self._socket.sendall(_HEAD.pack(len(data), size) + data)
+            while chunk := source.read(_CHUNK):
+                self._socket.sendall(chunk)
+        except OSError as error:
+            raise Closed(f"the other side of the channel is gone: {error.strerror}") from error
+
+    def receive(self) -> tuple[Message, IO[bytes]]:
+        """The next frame; its body is rewound, and on disk when it is large. Raises Closed."""
+        length, size = _HEAD.unpack(self._exactly(_HEAD.size))
+        if length > _LARGEST_MESSAGE or size > _LARGEST_BODY:
+            raise Closed(f"a frame of {length} and {size} bytes is too large")
+        try:
+            message = strict_json(self._exactly(length))
+        except ValueError as error:
+            raise Closed(f"a frame that is not strict JSON: {error}") from error
+        if not isinstance(message, dict):
+            raise Closed("a frame that is not an object")
+        body = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  the caller reads and closes it
+        while size:
+            chunk = self._exactly(min(size, _CHUNK))
+            body.write(chunk)
+            size -= len(chunk)
+        body.seek(0)
+        return message, body
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _exactly(self, count: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < count:
+            try:
+                part = self._socket.recv(min(count - len(parts), _CHUNK))
+            except OSError as error:
+                raise Closed(f"the other side of the channel is gone: {error.strerror}") from error
+            if not part:
+                raise Closed("the other side of the channel is gone")
+            parts += part
+        return bytes(parts)
+
+
+def connect(path: Path) -> Channel:
+    """Raises InfrastructureError CHANNEL_UNAVAILABLE when nobody listens there."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise InfrastructureError(
+            "CHANNEL_UNAVAILABLE", f"nobody answers at {path}: {error.strerror}", "run `gen4 status`, then `gen4 up`"
+        ) from error
+    return Channel(connection)
+
+
+def call(channel: Channel, message: Message, body: bytes | IO[bytes] = b"", *, supply: Supply) -> tuple[Any, IO[bytes]]:
+    """Send one call, answer what it needs, and give its result and body.
+
+    Raises:
+        Gen4Error: what the callee raised, with its code, message and remedy; Closed when it went away.
+    """
+    channel.send({"call": message}, body)
+    while True:
+        answer, content = channel.receive()
+        if "need" in answer:
+            channel.send({"content": True}, supply(answer["need"]))
+        elif "error" in answer:
+            raise error_of(answer["error"])
+        elif "result" in answer:
+            return answer["result"], content
+
+
+def need(channel: Channel, wanted: Message) -> IO[bytes]:
+    """Ask the caller for content. Whoever asks checks its hash: the caller may send anything."""
+    channel.send({"need": wanted})
+    answer, body = channel.receive()
+    if "content" not in answer:
+        raise Closed("the caller did not send what was needed")
+    return body
+
+
+def describe(error: Gen4Error) -> Message:
+    """An error as it travels."""
+    kind = "input" if isinstance(error, InputError) else "refused" if isinstance(error, Refused) else "infrastructure"
+    return {"kind": kind, "code": error.code, "message": error.message, "remedy": error.remedy}
+
+
+def error_of(described: Mapping[str, Any]) -> Gen4Error:
+    kinds: dict[str, type[Gen4Error]] = {"input": InputError, "refused": Refused, "infrastructure": InfrastructureError}
+    kind = kinds.get(str(described.get("kind")), InfrastructureError)
+    code, message, remedy = (str(described.get(name, "")) for name in ("code", "message", "remedy"))
+    return kind(code or "CHANNEL_ERROR", message, remedy)

@@ -1,0 +1,81 @@
+"""RunReceipt: what an executor ran and saw, signed with its own key; the signer believes receipts alone (threats 5.1)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.model import Digest, Door, GitId, Sha256
+from schemas.testing import RunStatus
+
+RECEIPT_TYPE = "application/vnd.gen4.run-receipt+json"
+"""DSSE payload type; the payload is the JCS of a :class:`RunReceipt`."""
+
+
+class ReceiptPlan(Door):
+    """How the tests were called: the fields of :class:`schemas.testing.TestPlan` that reach the runner."""
+
+    pytest_args: tuple[str, ...]
+    env: dict[str, str]
+    python_path: tuple[str, ...]
+    frozen_clock: bool
+
+
+class ReceiptLimits(Door):
+    memory_mb: int
+    cpus: float
+    pids: int
+    wall_ms: int
+    output_bytes: int
+    disk_mb: int
+    test_ms: int
+
+
+class ReceiptVariant(Door):
+    hash_seed: int
+    order: Literal["collected", "reversed"]
+    clock: int | None = None
+    only: tuple[str, ...]
+
+
+class ReceiptSandbox(Door):
+    backend: Literal["docker", "bubblewrap"]
+    version: str
+    profile_sha256: Sha256
+    enforcement: dict[str, Literal["cgroup", "rlimit", "kernel", "watchdog", "none"]]
+
+
+class ReceiptSentinels(Door):
+    """Tests that the runner planted and that had to fail; ``caught`` < ``planted`` is HARNESS_TAMPERED."""
+
+    planted: Annotated[int, Field(ge=0)]
+    caught: Annotated[int, Field(ge=0)]
+
+
+class RunReceipt(Door):
+    """``run-receipt/1``. No time: two receipts of equal runs differ in ``receipt_id`` alone."""
+
+    schema_version: Literal["run-receipt/1"] = "run-receipt/1"
+    receipt_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """Random, made by the executor: two runs are two receipts."""
+    tenant_id: str
+    run_key: Sha256
+    tree: GitId
+    environment_digest: Digest
+    platform: str
+    plan: ReceiptPlan
+    limits: ReceiptLimits
+    variant: ReceiptVariant
+    commit_time: int
+    harness_version: Sha256
+    sandbox: ReceiptSandbox
+    status: RunStatus
+    codes: tuple[str, ...]
+    exit_code: int
+    runner: str
+    outcomes_sha256: Sha256
+    counts: dict[str, int]
+    sentinels: ReceiptSentinels
+    coverage_sha256: Sha256 | None = None
+    timings_sha256: Sha256 | None = None

@@ -1,0 +1,49 @@
+"""Rejection Report: what a refused patch gets in place of a stamp (contracts §10, threats 5.3)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.gates import GateVerdict
+from schemas.model import Door, GitId, Sha256
+
+REJECTION_PREDICATE = "urn:gen4:attest/rejection/v1"
+"""Predicate type of the signed statement; its subjects are the patch and the base tree. Never accepted as provenance."""
+
+
+class RejectedCheck(Door):
+    gate: Literal["trust", "regression", "determinism", "policy", "compile"]
+    code: str
+    reason: str = ""
+    member: str = ""
+    expected: str = ""
+    actual: str = ""
+    remedy: str = ""
+
+
+class RejectionReport(Door):
+    """``rejection/1``. ``evidence_refs``: sha256 of receipts and blobs that show it, in the content store."""
+
+    schema_version: Literal["rejection/1"] = "rejection/1"
+    report_id: Annotated[str, Field(pattern=r"^rej_[0-9a-f]{32}$")]
+    tenant_id: str
+    trace_id: str
+    session_id: str
+    task_id: str
+    candidate_id: str
+    repository: str
+    ref: str
+    base_commit: GitId
+    base_tree: GitId
+    patch_sha256: Sha256
+    failed_gate: Literal["trust", "regression", "determinism", "policy", "compile"]
+    verdict: Literal["rejected", "irreproducible", "infra_error"]
+    codes: tuple[str, ...]
+    message: str
+    checks: tuple[RejectedCheck, ...]
+    gates: dict[str, GateVerdict]
+    """Verdicts of the gates that were reached."""
+    evidence_refs: tuple[Sha256, ...]
+    next: Literal["revise", "replan", "close"]
