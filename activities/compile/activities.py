@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from activities.compile.importing import import_patch
+from activities.testbed.importing import import_patch
 from activities.kernel.implementing import implements
 from activities.record.blobs import BlobStore
 from activities.record.objects import ObjectStore

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from activities.compile.importing import import_patch
+from activities.testbed.importing import import_patch
 from activities.verify.judging import ObservedRun, Ruling, rule
 from schemas.test_command import parse_test_command
 from schemas.testing import Environment

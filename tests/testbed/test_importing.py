@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from activities.compile.activities import CompileActivities
-from activities.compile.importing import PATCH_LIMIT, Imported, import_patch
+from activities.testbed.importing import PATCH_LIMIT, Imported, import_patch
 from activities.record.blobs import BlobStore
 from activities.record.objects import ObjectStore
 from schemas.capabilities import ImportedPatch, ImportPatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from activities.compile.declared_tests import declared_tests
+from activities.testbed.declared_tests import declared_tests
 from activities.record.objects import ObjectStore
 from schemas.error import InputError, Refused
 from schemas.test_paths import restored_from_base
