@@ -345,6 +345,8 @@ class Judged(Payload):
     lost: int
     judgement: BlobRef
     flakes: tuple[Flake, ...] = ()
+    mended: tuple[str, ...] = ()
+    """Targets that pass now, at most 50: what the probe runs."""
 
 
 class AssembleMembers(Payload):
