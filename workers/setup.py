@@ -1,7 +1,8 @@
 """``python -m workers.setup``: what ``make setup`` does once the Python packages are there.
 
 Debian packages, outside programs, the sandbox's root filesystem; each step looks first and does nothing that is done.
-``--for-tests`` adds what only tests need (PostgreSQL's programs; a Docker engine, where root has none).
+``--for-tests`` adds what only tests need (PostgreSQL's programs; the verifiers that evidence is checked against; a Docker engine,
+where root has none).
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def set_up(for_tests: bool) -> None:
     packages = missing_packages(for_tests, root)
     if packages:
         _step(f"Debian packages {' '.join(package.name for package in packages)}", lambda: install(packages, root), lambda _: "")
-    for name in RECIPES:
+    for name in [name for name, recipe in RECIPES.items() if for_tests or not recipe.for_tests]:
         _step(name, partial(locate, name, say=_say), lambda tool: f"{tool.version} ({tool.source})")
     _step("sandbox root filesystem", _root_filesystem, str)
 

@@ -74,6 +74,8 @@ class Recipe:
     capabilities: tuple[str, ...] = ()
     """Texts that ``capability_argv`` must print: what we use, whatever the version says."""
     order: tuple[Source, ...] = ("setting", "path", "cache", "build")
+    for_tests: bool = False
+    """A peer that tests and benchmarks check our work against; the fabric itself never runs it."""
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -102,6 +104,28 @@ RECIPES: Mapping[str, Recipe] = {
             compared=r"^(\d+\.\d+\.\d+)",
             minimum=(1, 21, 3),  # before it, signatures of policy bundles could be side-stepped
             package="github.com/open-policy-agent/opa",
+        ),
+        Recipe(
+            name="cosign",
+            setting="GEN4_COSIGN",
+            version_argv=("version",),
+            version=r"(?m)^GitVersion:\s+v?(\d+\.\d+\.\d+\S*)",
+            compared=r"^(\d+\.\d+\.\d+)",
+            minimum=(3, 1, 3),  # before it, GHSA-fx35-mq7g-6g98
+            package="github.com/sigstore/cosign/v3/cmd/cosign",
+            version_variable="sigs.k8s.io/release-utils/version.gitVersion",
+            for_tests=True,
+        ),
+        Recipe(
+            name="slsa-verifier",
+            setting="GEN4_SLSA_VERIFIER",
+            version_argv=("version",),
+            version=r"(?m)^GitVersion:\s+v?(\d+\.\d+\.\d+\S*)",
+            compared=r"^(\d+\.\d+\.\d+)",
+            minimum=(2, 7, 1),
+            package="github.com/slsa-framework/slsa-verifier/v2/cli/slsa-verifier",
+            version_variable="sigs.k8s.io/release-utils/version.gitVersion",
+            for_tests=True,
         ),
     )
 }
@@ -180,7 +204,7 @@ def remedy(recipe: Recipe, modules: Path = MODULES) -> str:
 def pinned_version(recipe: Recipe, modules: Path = MODULES) -> str:
     """The version that ``go build`` makes, without the ``v``."""
     module = "/".join(recipe.package.split("/")[:3])
-    return _directive(modules / recipe.name / "go.mod", rf"(?:require )?{re.escape(module)}").removeprefix("v")
+    return _directive(modules / recipe.name / "go.mod", rf"(?:require )?{re.escape(module)}(?:/v\d+)?").removeprefix("v")
 
 
 def examine(recipe: Recipe, path: Path) -> str:
