@@ -31,5 +31,5 @@ descriptors := {
 	"testbed.run_tests": "dd26710699b3881ea98f12d2f2286bf7994845ec84b0b0ce6ac947cb80a8b32a",
 	"verify.determinism_gate": "e60db699dc0d3c34778cad6ef21f46028cb7b9bfb064b123adcf8ec61e6fdb06",
 	"verify.judge_runs": "ef10b419628f245cea2cad3b0dc2675953eb57d48663b3e6032a611efff5c0f8",
-	"verify.regression_gate": "40707071311586ffba67ad6eb1072d1f343d1e7f1a82fdf21d026a12a4b91a75",
+	"verify.regression_gate": "80a333c6c90effcbac4f05862a41a439dc4e81d48e18a8289be732323245e345",
 }

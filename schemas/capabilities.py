@@ -28,7 +28,7 @@ from schemas.operations import (
     UnsettledFound,
 )
 from schemas.policy import PolicyDecision
-from schemas.regression import Waiver
+from schemas.regression import BenchmarkSample, ScannedTree, Waiver
 from schemas.request import BundleRef, ReleaseMode, ReleaseRequest, ReleaseResult
 from schemas.session import CloseReason, IllegalTransition, Outcome, TransitionRecord
 from schemas.status import Stage
@@ -385,6 +385,14 @@ class RegressionInput(Payload):
     environment: Environment | None = None
     limits: Limits = Limits()
     waivers: tuple[Waiver, ...] = ()
+    patched_environment: Environment | None = None
+    """Of the patched tree, where it has its own; else both have ``environment``."""
+    base_scan: ScannedTree | None = None
+    patched_scan: ScannedTree | None = None
+    in_turn: bool = False
+    """Runs of both trees took turns: only then may their times be compared."""
+    base_benchmark: tuple[BenchmarkSample, ...] = ()
+    patched_benchmark: tuple[BenchmarkSample, ...] = ()
 
 
 class DeterminismInput(Payload):

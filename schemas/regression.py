@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schemas.evidence import Timestamp
 from schemas.gates import MetricName
-from schemas.model import Door, Payload
+from schemas.model import BlobRef, Door, GitId, Payload, Sha256
+from schemas.testing import Environment, Limits, TestPlan
 
 
 class Waiver(Door):
@@ -23,14 +24,68 @@ class Waiver(Door):
     expires_at: Timestamp
 
 
-class TreeMeasures(Payload):
-    """What was found in one tree. A part that was not measured is None."""
+# --- what is found in one tree ---------------------------------------------------------------------------------------
 
-    coverage: dict[str, Any] | None = None
-    timings: tuple[dict[str, int], ...] | None = None
-    findings: tuple[dict[str, Any], ...] | None = None
-    dependencies: tuple[dict[str, str], ...] | None = None
-    size_bytes: int | None = None
+Severity = Literal["low", "medium", "high"]
 
 
-Side = Literal["base", "head"]
+class Finding(Payload):
+    """Something that a scanner dislikes. It never holds the line's text, which may be a secret."""
+
+    tool: Literal["bandit", "detect-secrets"]
+    rule: str
+    """``B602``, ``AWS Access Key``."""
+    severity: Severity
+    path: str
+    line: int
+    fingerprint: Sha256
+    """Of tool, rule, path and the line's text without its indentation: it stays when the line moves within its file."""
+    content: Sha256
+    """The same without the path: it stays when the line moves to another file."""
+    message: str = ""
+
+
+class ScanTree(Payload):
+    """Scan those files of ``tree`` that ``against`` does not have just so. Nothing of the tree is run."""
+
+    tree: GitId
+    against: GitId
+    limits: Limits = Limits()
+
+
+class ScannedTree(Payload):
+    """``findings``: blob of a JSON list of :class:`Finding`; None where the scanners came to no end, and ``message`` says why."""
+
+    findings: BlobRef | None
+    message: str = ""
+    files: int
+    """Scanned."""
+    size_bytes: int
+    """All files of the tree but its tests."""
+    gone: tuple[str, ...] = ()
+    """Paths of ``against`` that this tree does not have."""
+    tools: dict[str, str] = {}
+    """Version of each scanner."""
+
+
+class RunBenchmark(Payload):
+    """Run a command several times in a fresh sandbox that holds ``tree``."""
+
+    tree: GitId
+    environment: Environment
+    plan: TestPlan
+    """Gives import path and variables; its tests are not run."""
+    argv: tuple[str, ...]
+    limits: Limits = Limits()
+    commit_time: int
+    repeat: Annotated[int, Field(ge=1, le=100)] = 3
+    ordinal: int = 1
+
+
+class BenchmarkSample(Payload):
+    """``micros``: wall time of each repetition, after one that does not count. Empty where the command failed."""
+
+    micros: tuple[int, ...] = ()
+    exit_code: int = 0
+    message: str = ""
+    """What the command said last, where it failed: foreign text."""
