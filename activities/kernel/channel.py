@@ -6,13 +6,16 @@ may report progress, and ends with ``{"result": …}`` or ``{"error": …}``. Cl
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import socket
 import struct
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -48,10 +51,14 @@ class Peer:
 
 
 class Channel:
-    """One connection. ``receive`` reads strictly: duplicate keys, NaN and frames beyond their limit raise."""
+    """One connection. ``receive`` reads strictly: duplicate keys, NaN and frames beyond their limit raise.
+
+    One thread may receive while others send.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._sending = threading.Lock()
 
     @property
     def peer(self) -> Peer:
@@ -68,9 +75,10 @@ class Channel:
         size = source.seek(0, os.SEEK_END)
         source.seek(0)
         try:
-            self._socket.sendall(_HEAD.pack(len(data), size) + data)
-            while chunk := source.read(_CHUNK):
-                self._socket.sendall(chunk)
+            with self._sending:
+                self._socket.sendall(_HEAD.pack(len(data), size) + data)
+                while chunk := source.read(_CHUNK):
+                    self._socket.sendall(chunk)
         except OSError as error:
             raise Closed(f"the other side of the channel is gone: {error.strerror}") from error
 
@@ -93,6 +101,17 @@ class Channel:
         body.seek(0)
         return message, body
 
+    def wait_at_most(self, seconds: float | None) -> None:
+        """From now on the other side is gone when it is silent for longer; None: it may be silent for ever."""
+        self._socket.settimeout(seconds)
+
+    def hang_up(self) -> None:
+        """From another thread: whoever sends or receives here is told that the channel is closed."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # the other side was first
+
     def close(self) -> None:
         self._socket.close()
 
@@ -113,13 +132,59 @@ def connect(path: Path) -> Channel:
     """Raises InfrastructureError CHANNEL_UNAVAILABLE when nobody listens there."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        connection.connect(str(path))
+        with _short(path) as name:
+            connection.connect(name)
     except OSError as error:
         connection.close()
         raise InfrastructureError(
             "CHANNEL_UNAVAILABLE", f"nobody answers at {path}: {error.strerror}", "run `gen4 status`, then `gen4 up`"
         ) from error
     return Channel(connection)
+
+
+def listen(path: Path, *, shared: bool = False) -> socket.socket:
+    """A listening socket at ``path``, for our own user alone unless ``shared``; whoever accepts then checks the peer.
+
+    Raises:
+        InfrastructureError: CHANNEL_TAKEN when another process listens there or the folder cannot be written.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        _remove_stale(path)
+        os.fchmod(listener.fileno(), 0o600)  # the socket's file is made with this mode
+        with _short(path) as name:
+            listener.bind(name)
+        if shared:
+            path.chmod(0o666)
+        listener.listen(64)
+    except OSError as error:
+        listener.close()
+        remedy = "stop the process that listens there, or name another path"
+        raise InfrastructureError("CHANNEL_TAKEN", f"cannot listen at {path}: {error.strerror}", remedy) from error
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """The file of a listener that is gone. Raises OSError where one answers."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, _short(path) as name:
+        try:
+            probe.connect(name)
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise FileExistsError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A name for ``path`` that fits into a socket address, which holds 107 bytes."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def call(channel: Channel, message: Message, body: bytes | IO[bytes] = b"", *, supply: Supply) -> tuple[Any, IO[bytes]]:

@@ -29,6 +29,7 @@ ALLOWED: dict[str, dict[Power, str]] = {
         "activity": "the one interceptor of activities", "temporal client": "reads how a run began, from the server",
     },
     "activities/kernel/channel.py": {"network": "Unix sockets between our own processes"},
+    "activities/kernel/listening.py": {"network": "the listening end of those sockets"},
     "activities/kernel/ssh.py": {"process": "ssh-keygen, to check signatures"},
     "activities/kernel/sandbox/bubblewrap.py": {"process": "starts sandboxes", "signal": "ends sandboxes"},
     "activities/kernel/sandbox/docker.py": {"docker": "starts sandboxes", "network": "errors and streams of the engine's socket"},
