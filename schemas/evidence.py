@@ -43,14 +43,14 @@ SIZE_LIMITS: dict[str, int] = {
     PATCH: 2 * _MIB,
     TEST_RESULTS: 16 * _MIB,
     POLICY_CHECK: 4 * _MIB,
-    TRAJECTORY: 64 * _MIB,
+    TRAJECTORY: 1024 * _MIB,
     SBOM: 4 * _MIB,
     CHECKSUMS: 64 * 1024,
     STAMP: 4 * _MIB,
     PROVENANCE: _MIB,
     SIGSTORE_BUNDLE: _MIB,
 }
-"""Largest size in bytes; checked before anything is parsed."""
+"""Largest size in bytes; checked before anything is parsed. A trajectory is streamed: it is never in memory as a whole."""
 SUBJECT_LIMIT = 64
 
 TYPE_BASE = "urn:gen4:attest"
@@ -429,9 +429,57 @@ class PublicKeyHint(Door):
     hint: str
 
 
+class CertificateBytes(Door):
+    rawBytes: str
+
+
+class LogId(Door):
+    keyId: str
+
+
+class KindVersion(Door):
+    kind: str
+    version: str
+
+
+class LogCheckpoint(Door):
+    envelope: str
+
+
+class InclusionProof(Door):
+    logIndex: str
+    rootHash: str
+    treeSize: str
+    hashes: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    checkpoint: LogCheckpoint
+
+
+class LogEntry(Door):
+    """An entry of a Rekor v2 log. Its integers are strings, as Protobuf's JSON writes 64 bits."""
+
+    logIndex: str
+    logId: LogId
+    kindVersion: KindVersion
+    integratedTime: str | None = None
+    inclusionProof: InclusionProof
+    canonicalizedBody: str
+
+
+class SignedTimestamp(Door):
+    signedTimestamp: str
+
+
+class TimestampData(Door):
+    rfc3161Timestamps: Annotated[tuple[SignedTimestamp, ...], Field(max_length=4)]
+
+
 class VerificationMaterial(Door):
-    publicKey: PublicKeyHint
-    tlogEntries: tuple[()]
+    """A key's hint (profile K) or a certificate (profile S), and what proves when the signature was made."""
+
+    publicKey: PublicKeyHint | None = None
+    certificate: CertificateBytes | None = None
+    tlogEntries: Annotated[tuple[LogEntry, ...], Field(max_length=1)]
+    timestampVerificationData: TimestampData | None = None
 
 
 class BundleSignature(Door):
@@ -448,7 +496,7 @@ class BundleEnvelope(Door):
 
 
 class SigstoreBundle(Door):
-    """Sigstore bundle v0.3 around the same envelope, signed by a key that the verifier holds."""
+    """Sigstore bundle v0.3 around the same envelope, signed by a key that the verifier holds or by a certified one."""
 
     mediaType: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"]
     verificationMaterial: VerificationMaterial

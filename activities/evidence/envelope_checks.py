@@ -49,7 +49,8 @@ def signature(case: Case) -> Finding | None:
         bundle = _sigstore(case, envelope)
         if isinstance(bundle, Finding):
             return bundle
-        bundle_hint = bundle.verificationMaterial.publicKey.hint
+        public_key = bundle.verificationMaterial.publicKey
+        bundle_hint = public_key.hint if public_key is not None else ""
     return _verified_by_one(case, envelope, bundle_hint)
 
 
