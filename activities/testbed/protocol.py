@@ -30,6 +30,9 @@ class Report:
     runner: str = ""
     exit_code: int = -1
     children: int = 0
+    planted: int = 0
+    """Sentinels: tests of the runner's own that had to fail."""
+    caught: int = 0
     tail: str = ""
     ended: bool = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from activities.kernel.sandbox.port import Completed, RootFilesystem, SandboxBackend, SandboxProcess
@@ -16,7 +17,18 @@ from activities.testbed.protocol import HarnessBroken, Report, read_report
 from schemas.canonical import jcs_sha256
 from schemas.capabilities import RunTests
 from schemas.model import GitId
-from schemas.testing import FAILING, Environment, Limits, RunStatus, TestPlan, TestRun, counts_of, outcomes_sha256
+from schemas.testing import (
+    FAILING,
+    Coverage,
+    Environment,
+    Limits,
+    Outcomes,
+    RunStatus,
+    TestPlan,
+    TestRun,
+    counts_of,
+    outcomes_sha256,
+)
 
 Heartbeat = Callable[[], None]
 _WALL_MARGIN_MS = 2_000
@@ -27,6 +39,19 @@ _ENDINGS = {
     "memory": ("MEMORY_LIMIT", "the sandbox was killed at its memory limit"),
     "output": ("OUTPUT_LIMIT", "the sandbox was killed at its output limit"),
 }
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A run as whoever ran it saw it: what a receipt is made of. ``run`` has no receipt yet."""
+
+    run: TestRun
+    planted: int
+    """Sentinels: tests of the runner's own that had to fail."""
+    caught: int
+    outcomes: Outcomes
+    coverage: Coverage | None = None
+    timings: dict[str, int] | None = None
 
 
 class TestBed:
@@ -70,7 +95,11 @@ class TestBed:
         )
 
     def run(self, request: RunTests, heartbeat: Heartbeat, *, tenant_id: str = "local") -> TestRun:
-        """One run of all tests of the plan.
+        """One run of the tests of the plan, see :meth:`observe`."""
+        return self.observe(request, heartbeat, tenant_id=tenant_id).run
+
+    def observe(self, request: RunTests, heartbeat: Heartbeat, *, tenant_id: str = "local") -> Observation:
+        """One run of the tests of the plan, and what is known of it beside its result.
 
         Raises:
             InfrastructureError: no sandbox could be started. A run that the sandbox did not survive is
@@ -84,7 +113,7 @@ class TestBed:
         # Only now, with every process of the sandbox gone, is what it wrote looked at.
         return self._conclude(request, lines, completed, tenant_id)
 
-    def _conclude(self, request: RunTests, lines: list[bytes], completed: Completed, tenant_id: str) -> TestRun:
+    def _conclude(self, request: RunTests, lines: list[bytes], completed: Completed, tenant_id: str) -> Observation:
         try:
             report = read_report(lines)
             codes, message = list(report.codes), report.message
@@ -95,7 +124,7 @@ class TestBed:
             codes = [code]
         elif codes and report.tail and not report.outcomes:
             message += "; pytest said: " + report.tail[-_TAIL_CHARS:].strip()
-        return TestRun(
+        run = TestRun(
             status=_status(report, codes, completed),
             codes=tuple(sorted(set(codes))),
             message=message,
@@ -106,7 +135,9 @@ class TestBed:
             runner=report.runner,
             run_key=run_key(request, tenant_id),
             sandbox=self._backend.facts(),
+            variant=request.variant,
         )
+        return Observation(run, report.planted, report.caught, report.outcomes)
 
 
 def job_of(plan: TestPlan, limits: Limits) -> dict[str, Any]:
