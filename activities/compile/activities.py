@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from activities.testbed.importing import import_patch
 from activities.kernel.implementing import implements
 from activities.record.blobs import BlobStore
 from activities.record.objects import ObjectStore
+from activities.testbed.importing import import_patch
+from activities.testbed.probing import probe_tree
 from schemas.canonical import sha256_hex
 from schemas.capabilities import IMPORT_PATCH, ImportedPatch, ImportPatch
 from schemas.error import InputError
@@ -28,7 +29,10 @@ class CompileActivities:
             patch_sha256=sha256_hex(imported.diff),
             paths=imported.paths,
         )
-        return ImportedPatch(patch=patch, harness_tree=imported.harness_tree)
+        harness_tree = imported.harness_tree
+        return ImportedPatch(
+            patch=patch, harness_tree=harness_tree, probe_tree=probe_tree(self._objects, base_tree, harness_tree)
+        )
 
     def _bytes(self, request: ImportPatch) -> bytes:
         if (request.patch is None) == (request.patch_ref is None):

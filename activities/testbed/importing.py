@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from activities.testbed.declared_tests import declared_tests
 from activities.record.objects import ObjectStore
+from activities.testbed.declared_tests import declared_tests
 from schemas.error import InputError, Refused
 from schemas.test_paths import restored_from_base
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from activities.compile.activities import CompileActivities
-from activities.testbed.importing import PATCH_LIMIT, Imported, import_patch
 from activities.record.blobs import BlobStore
 from activities.record.objects import ObjectStore
+from activities.testbed.importing import PATCH_LIMIT, Imported, import_patch
 from schemas.capabilities import ImportedPatch, ImportPatch
 from schemas.error import Gen4Error
 from schemas.task import Source
