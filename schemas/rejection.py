@@ -11,6 +11,11 @@ from schemas.model import Door, GitId, Sha256
 
 REJECTION_PREDICATE = "urn:gen4:attest/rejection/v1"
 """Predicate type of the signed statement; its subjects are the patch and the base tree. Never accepted as provenance."""
+REPORT = "rejection.json"
+MARKDOWN = "rejection.md"
+STATEMENT = "rejection.intoto.json"
+FILES = (REPORT, MARKDOWN, STATEMENT)
+"""What a refused patch gets instead of a bundle: the report, the same for people, and signed as a statement."""
 
 
 class RejectedCheck(Door):
@@ -37,6 +42,8 @@ class RejectionReport(Door):
     ref: str
     base_commit: GitId
     base_tree: GitId
+    base_snapshot_sha256: Sha256
+    """Of the base tree's files, as a trajectory step's ``snapshot_hash``."""
     patch_sha256: Sha256
     failed_gate: Literal["trust", "regression", "determinism", "policy", "compile"]
     verdict: Literal["rejected", "irreproducible", "infra_error"]
