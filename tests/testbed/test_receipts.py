@@ -31,8 +31,8 @@ REQUEST = RunTests(
 )  # fmt: skip
 RUN = TestRun(
     status="passed", outcomes=BLOB, outcomes_sha256="2" * 64, counts={"passed": 1}, exit_code=0, runner="pytest 9",
-    run_key="3" * 64, sandbox=SandboxFacts(backend="bubblewrap", version="b", profile_sha256="4" * 64, enforcement={"memory": "cgroup"}),
-    variant=RunVariant(hash_seed=1), coverage=BlobRef(sha256="5" * 64, size=2),
+    sandbox=SandboxFacts(backend="bubblewrap", version="b", profile_sha256="4" * 64, enforcement={"memory": "cgroup"}),
+    run_key="3" * 64, variant=RunVariant(hash_seed=1), coverage=BlobRef(sha256="5" * 64, size=2),
 )  # fmt: skip
 RECEIPT = receipt_of(REQUEST, RUN, Seen("local", "6" * 64, 3, 3))
 ENVELOPE = sign(KEY, RECEIPT)
