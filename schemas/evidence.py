@@ -338,7 +338,11 @@ class StampMetric(Door):
 
 
 class StampWaiver(Door):
+    """A waiver that was used. ``metric`` and ``subject``: exactly what it covers, so that a verifier can judge again."""
+
     id: str
+    metric: MetricName
+    subject: str
     owner: str
     expires_at: Timestamp
 
