@@ -36,7 +36,20 @@ from schemas.testing import Limits, SandboxFacts
 
 from . import cgroup, launcher, orphans, probes, seccomp, tree_watch
 from .launching import check_program, readable
-from .port import ENVIRONMENT, HOME, RUNNER, UID, WORK, CpuUsed, Ending, Probe, RootFilesystem, SandboxProcess, SandboxSpec
+from .port import (
+    ENVIRONMENT,
+    HARNESS,
+    HOME,
+    RUNNER,
+    UID,
+    WORK,
+    CpuUsed,
+    Ending,
+    Probe,
+    RootFilesystem,
+    SandboxProcess,
+    SandboxSpec,
+)
 from .shares import DiskShares
 from .supervised import Chunk, Supervised
 
@@ -72,6 +85,8 @@ def _options(spec: SandboxSpec, at: dict[str, str]) -> list[str]:
     options += ["--remount-ro", "/dev", "--ro-bind", at["runner"], RUNNER]
     if "environment" in at:
         options += ["--ro-bind", at["environment"], ENVIRONMENT]
+    if "harness" in at:
+        options += ["--ro-bind", at["harness"], HARNESS]
     return [*options, "--chdir", WORK]
 
 
@@ -160,6 +175,8 @@ class BubblewrapBackend:
         folders = {"root": str(spec.root.path), "runner": str(readable(spec.runner))}
         if spec.environment is not None:
             folders["environment"] = str(readable(spec.environment))
+        if spec.harness is not None:
+            folders["harness"] = str(readable(spec.harness))
         uid = UID_FIRST + secrets.randbelow(UID_COUNT) if os.geteuid() == 0 else None
         at = folders if uid is None else {name: f"{launcher.STAGE}/{name}" for name in folders}
         order = {"parent": os.getpid(), "uid": uid, "folders": folders, "cpus": self._affinity(spec.limits)}

@@ -31,7 +31,20 @@ from . import probes, seccomp
 from .cgroup import CpuTime, OutOfMemory
 from .launching import check_program, readable
 from .owner import alive, owner
-from .port import ENVIRONMENT, HOME, RUNNER, UID, WORK, CpuUsed, Ending, Probe, RootFilesystem, SandboxProcess, SandboxSpec
+from .port import (
+    ENVIRONMENT,
+    HARNESS,
+    HOME,
+    RUNNER,
+    UID,
+    WORK,
+    CpuUsed,
+    Ending,
+    Probe,
+    RootFilesystem,
+    SandboxProcess,
+    SandboxSpec,
+)
 from .shares import DiskShares
 from .supervised import Chunk, Supervised
 
@@ -178,6 +191,8 @@ class DockerBackend:
         mounts = [Mount(RUNNER, str(readable(spec.runner)), type="bind", read_only=True)]
         if spec.environment is not None:
             mounts.append(Mount(ENVIRONMENT, str(readable(spec.environment)), type="bind", read_only=True))
+        if spec.harness is not None:
+            mounts.append(Mount(HARNESS, str(readable(spec.harness)), type="bind", read_only=True))
         container = client.create_container(
             self._image(client, spec.root),
             command=list(spec.argv),

@@ -1,7 +1,8 @@
 """The port that everything behind the kernel uses to run foreign code (explore-verify §5, threats §2).
 
-A sandbox sees: a read-only root filesystem, a read-only folder ``/env`` (installed wheels), a read-only folder
-``/gen4`` (our stdlib-only runner) and writable tmpfs folders ``/work``, ``/tmp`` and ``/home/gen4`` of bounded size.
+A sandbox sees: a read-only root filesystem, read-only folders ``/env`` (installed wheels), ``/gen4`` (our stdlib-only
+runner) and, where asked for, ``/harness`` (our tools), and writable tmpfs folders ``/work``, ``/tmp`` and ``/home/gen4``
+of bounded size.
 Files enter as a tar on standard input and results leave as bounded streams: the host reads nothing else.
 """
 
@@ -19,6 +20,7 @@ from schemas.testing import Limits, SandboxFacts
 WORK = "/work"
 ENVIRONMENT = "/env"
 RUNNER = "/gen4"
+HARNESS = "/harness"
 HOME = "/home/gen4"
 UID = 10001
 
@@ -48,6 +50,8 @@ class SandboxSpec:
     """Folder bound read-only at ``/gen4``."""
     environment: Path | None = None
     """Folder bound read-only at ``/env``; None: an empty one."""
+    harness: Path | None = None
+    """Folder bound read-only at ``/harness``: measuring tools, which are on no path of the target; None: an empty one."""
     labels: dict[str, str] = field(default_factory=dict)
 
 

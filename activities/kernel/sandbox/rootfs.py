@@ -41,7 +41,7 @@ _CUSTOMIZE = (
     'rm -f "$1/etc/hostname" "$1/etc/resolv.conf" "$1/etc/passwd-" "$1/etc/group-" "$1/etc/shadow-" "$1/etc/gshadow-"',
     # Written by the package tools while they run, and not the same everywhere; the sandbox never imports it.
     'rm -rf "$1/usr/share/python3/debpython/__pycache__"',
-    'mkdir -p "$1/work" "$1/env" "$1/gen4" "$1/home/gen4"',
+    'mkdir -p "$1/work" "$1/env" "$1/gen4" "$1/harness" "$1/home/gen4"',
     "printf 'gen4:x:10001:10001::/home/gen4:/bin/sh\\n' >> \"$1/etc/passwd\"",
     "printf 'gen4:x:10001:\\n' >> \"$1/etc/group\"",
     'printf "gen4\\n" > "$1/etc/hostname"',
