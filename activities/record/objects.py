@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
-from activities.record import commits, transfer
+from activities.record import commits, packs, transfer
 from activities.record.commits import CommitInfo
 from activities.record.git import Git, GitFailed, object_id, require_git
 from activities.record.remotes import Protocol, check_ref, parse_remote
@@ -158,6 +158,27 @@ class ObjectStore:
         lines = [f"{entry.mode} {self._content[entry.oid]} ".encode() + os.fsencode(entry.path) + b"\n" for entry in entries]
         return hashlib.sha256(b"".join(sorted(lines))).hexdigest()
 
+    # --- other stores of ours ----------------------------------------------------------------------------------------
+
+    def pack(self, tree: str, known: Iterable[str], out: IO[bytes]) -> None:
+        """Write what ``tree`` holds as a git pack, without what the trees ``known`` hold already (those unknown here count nothing).
+
+        Raises:
+            InfrastructureError: OBJECT_MISSING.
+        """
+        packs.write_pack(self._git, tree, known, out)
+
+    def take_pack(self, pack: IO[bytes]) -> None:
+        """Keep the objects of a pack from anybody; whether a tree is whole now is seen by reading its ``entries``.
+
+        Raises:
+            Refused: PACK_INVALID.
+        """
+        try:
+            packs.take_pack(self._git, pack)
+        except GitFailed as error:
+            raise Refused("PACK_INVALID", f"not a git pack: {error.detail}", "send what `git pack-objects` writes") from error
+
     # --- trees and diffs ---------------------------------------------------------------------------------------------
 
     def write_tree(self, base_tree: str, edits: Mapping[str, bytes | None]) -> str:
@@ -259,6 +280,24 @@ class ObjectStore:
             InfrastructureError: TOOL_MISSING, GIT_FAILED when the key cannot sign.
         """
         return commits.write_commit(self._git, tree, parents, message, author, committer, date, signing_key)
+
+    # --- to and from other processes of ours -------------------------------------------------------------------------
+
+    def pack(self, tree: str, out: IO[bytes]) -> None:
+        """Write all objects of a tree to ``out``. Raises InfrastructureError OBJECT_MISSING."""
+        packs.write_pack(self._git, tree, out)
+
+    def unpack(self, pack: IO[bytes]) -> None:
+        """Take what another process packed; each object keeps the id of its bytes. Raises Refused OBJECTS_MALFORMED."""
+        packs.read_pack(self._git, pack)
+
+    def has_tree(self, tree: str) -> bool:
+        """Whether the tree is here with everything below it."""
+        return packs.has_tree(self._git, tree)
+
+    def take_commit(self, data: bytes) -> str:
+        """The id of a commit of which these are the raw bytes; it is in the store now. Raises Refused OBJECTS_MALFORMED."""
+        return packs.write_object(self._git, "commit", data)
 
     # --- private -----------------------------------------------------------------------------------------------------
 
