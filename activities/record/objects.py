@@ -161,7 +161,7 @@ class ObjectStore:
     # --- other stores of ours ----------------------------------------------------------------------------------------
 
     def pack(self, tree: str, known: Iterable[str], out: IO[bytes]) -> None:
-        """Write what ``tree`` holds as a git pack, without what the trees ``known`` hold already (those unknown here count nothing).
+        """Write what ``tree`` holds as a git pack, without what the trees ``known`` hold (those unknown here count nothing).
 
         Raises:
             InfrastructureError: OBJECT_MISSING.
