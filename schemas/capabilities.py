@@ -200,6 +200,8 @@ class PrepareEnvironment(Payload):
     base_tree: GitId
     requirements: tuple[str, ...] = ()
     """From the request; empty: from the repository's own metadata, as read from ``base_tree``."""
+    runner: Literal["pytest", "node"] = "pytest"
+    """``node``: Node and the packages of the tree's package lock."""
 
 
 class RunTests(Payload):

@@ -20,6 +20,8 @@ class ReceiptPlan(Door):
     env: dict[str, str]
     python_path: tuple[str, ...]
     frozen_clock: bool
+    runner: Literal["pytest", "node"] = "pytest"
+    node_args: tuple[str, ...] = ()
 
 
 class ReceiptLimits(Door):

@@ -1,7 +1,8 @@
-"""The test command of a request, as a plan: one pytest invocation on the tree, never a string for a shell.
+"""The test command of a request, as a plan: one invocation of a test runner on the tree, never a string for a shell.
 
     [env NAME=VALUE …] (python | python3 | python3.N) -m pytest ARGUMENTS
     [env NAME=VALUE …] pytest ARGUMENTS
+    [env NAME=VALUE …] node --test ARGUMENTS        JavaScript, by Node's own test runner
 
 What would change which tests exist stays the operator's choice (paths, ``-k``, ``-m``, ``--deselect``, ``-o``). What has
 no effect here is left out (``-x``, ``-n``): every test runs, in one process. What would leave the tree, run no test or
@@ -17,13 +18,15 @@ from schemas.request import InvalidRequest
 from schemas.testing import TestPlan
 
 DEFAULT_PYTHON_PATH = ("src", ".")
-_SHAPE = "[env NAME=VALUE …] python -m pytest ARGUMENTS, or [env NAME=VALUE …] pytest ARGUMENTS"
+_SHAPE = "[env NAME=VALUE …] python -m pytest ARGUMENTS, pytest ARGUMENTS or node --test ARGUMENTS"
 _PYTHON = re.compile(r"python(3(\.\d{1,2})?)?")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _SHELL = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1", "2>", "&>"})
 
 _PINNED = frozenset({"PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "SOURCE_DATE_EPOCH"})
 _REFUSED_VARIABLES = {
+    "NODE_OPTIONS": "write the options into the command",
+    "NODE_PATH": "packages come from the package lock",
     "PYTHONHOME": "it replaces the standard library",
     "PYTHONSTARTUP": "it only concerns interactive use",
     "PYTHONINSPECT": "it waits for a person",
@@ -85,6 +88,8 @@ def parse_test_command(argv: tuple[str, ...]) -> TestPlan:
     if not argv:
         return TestPlan(python_path=DEFAULT_PYTHON_PATH)
     env, rest = _environment(argv)
+    if rest[0] == "node":
+        return TestPlan(runner="node", node_args=tuple(_node_arguments(rest[1:])), env=env, argv=tuple(argv))
     python_path = _python_path(env.pop("PYTHONPATH", None))
     arguments, as_module = _after_pytest(rest)
     if as_module and "." not in python_path:
@@ -138,6 +143,33 @@ def _after_pytest(words: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
     if len(words) >= 3 and _PYTHON.fullmatch(words[0]) and words[1] == "-m" and words[2] in ("pytest", "py.test"):
         return words[3:], True
     raise InvalidRequest(f"test_command: starts with {' '.join(words[:3])!r}; expected {_SHAPE}")
+
+
+_NODE_WITH_VALUE = frozenset({"--test-name-pattern", "--test-skip-pattern", "--import", "--require", "-r"})
+
+
+def _node_arguments(words: tuple[str, ...]) -> Iterator[str]:
+    """Files, globs and the options that choose tests or load what the tests need; all others are ours."""
+    if "--test" not in words:
+        raise InvalidRequest(f"test_command: node without --test runs a program, not tests; expected {_SHAPE}")
+    rest = iter(words)
+    for word in rest:
+        if word == "--test":
+            continue
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            _check_path(word, "argument")
+            yield word
+        elif name not in _NODE_WITH_VALUE:
+            possible = ", ".join(sorted(_NODE_WITH_VALUE))
+            raise InvalidRequest(f"test_command: option {name} is not possible here; possible: {possible}")
+        else:
+            value = value if equals else next(rest, "")
+            if not value:
+                raise InvalidRequest(f"test_command: option {name} needs a value")
+            if name in ("--import", "--require", "-r"):
+                _check_path(value, name)
+            yield f"{'--require' if name == '-r' else name}={value}"
 
 
 def _pytest_arguments(words: tuple[str, ...]) -> Iterator[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
-_TEST_FOLDERS = frozenset({"test", "tests"})
+_TEST_FOLDERS = frozenset({"test", "tests", "__tests__"})
+_JAVASCRIPT_TEST = re.compile(r"(?:test|.*[._-](?:test|spec))\.[cm]?[jt]sx?|test-.*\.[cm]?[jt]s")
+"""Node's own patterns, and the customary ``spec``."""
 _CONFIGURATION = frozenset({
     "conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml",
-    ".coveragerc", "sitecustomize.py", "usercustomize.py",
+    ".coveragerc", "sitecustomize.py", "usercustomize.py", "package.json", ".npmrc", ".node-version",
 })  # fmt: skip
 _METADATA_SUFFIXES = (".egg-info", ".dist-info")
 
@@ -25,9 +28,11 @@ def is_test_configuration(path: str) -> bool:
 
 
 def is_test_path(path: str) -> bool:
-    """Test modules by pytest's naming, and everything under a folder called ``test`` or ``tests``."""
+    """Test modules by pytest's and Node's naming, and everything under a folder called ``test`` or ``tests``."""
     *folders, name = _parts(path)
     if any(folder in _TEST_FOLDERS for folder in folders):
+        return True
+    if _JAVASCRIPT_TEST.fullmatch(name):
         return True
     return name.endswith(".py") and (name.startswith("test_") or name.endswith("_test.py"))
 

