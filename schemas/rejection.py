@@ -28,6 +28,15 @@ class RejectedCheck(Door):
     remedy: str = ""
 
 
+class RejectedTests(Door):
+    """What the tests gave, where they ran: ids of the mended targets, of those that fail still, of what passed before."""
+
+    fail_to_pass: tuple[str, ...]
+    still_failing: tuple[str, ...]
+    lost: tuple[str, ...]
+    pass_to_pass: tuple[str, ...]
+
+
 class RejectionReport(Door):
     """``rejection/1``. ``evidence_refs``: sha256 of receipts and blobs that show it, in the content store."""
 
@@ -52,5 +61,7 @@ class RejectionReport(Door):
     checks: tuple[RejectedCheck, ...]
     gates: dict[str, GateVerdict]
     """Verdicts of the gates that were reached."""
+    tests: RejectedTests | None = None
+    """Absent where no test ran."""
     evidence_refs: tuple[Sha256, ...]
     next: Literal["revise", "replan", "close"]

@@ -112,6 +112,8 @@ class Rejection(Payload):
     remedy: str = ""
     report: str | None = None
     """Folder of the signed Rejection Report, where there is one."""
+    infrastructure: bool = False
+    """Nobody refused anything: the machine failed, and the same request may be sent again."""
 
 
 class SessionResult(Payload):

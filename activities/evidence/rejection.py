@@ -10,9 +10,10 @@ from schemas.canonical import jcs
 from schemas.capabilities import SealRejection
 from schemas.details import escaped, fenced
 from schemas.evidence import PATCH
-from schemas.rejection import REJECTION_PREDICATE, STATEMENT, RejectedCheck, RejectionReport
+from schemas.rejection import REJECTION_PREDICATE, STATEMENT, RejectedCheck, RejectedTests, RejectionReport
 from schemas.remedies import REMEDIES
 from schemas.task import TraceKeys
+from schemas.verdict import Judgement
 
 BASE = "base-tree"
 _TEXT = 2_000
@@ -20,10 +21,13 @@ _SHOWN = 40
 _REPEAT = "nothing is known against the patch: compile it again"
 
 
-def report(request: SealRejection, keys: TraceKeys, *, report_id: str, base_snapshot_sha256: str) -> RejectionReport:
+def report(
+    request: SealRejection, keys: TraceKeys, *, report_id: str, base_snapshot_sha256: str, judgement: Judgement | None = None
+) -> RejectionReport:
     """Args:
     report_id: ``rej_`` and 32 hex digits.
     base_snapshot_sha256: of the base tree's files.
+    judgement: that ``request.judged`` names, read or computed again.
     """
     checks = tuple(_checks(request))
     return RejectionReport(
@@ -33,7 +37,7 @@ def report(request: SealRejection, keys: TraceKeys, *, report_id: str, base_snap
         patch_sha256=request.patch.patch_sha256, failed_gate=_failed_gate(request),
         verdict="rejected" if request.verdict == "accepted" else request.verdict,
         codes=request.codes, message=request.message[:_TEXT], checks=checks,
-        gates={report.gate: report.verdict for report in request.gates}, evidence_refs=_evidence(request), next=_next(request),
+        gates={report.gate: report.verdict for report in request.gates}, tests=_tests(judgement), evidence_refs=_evidence(request), next=_next(request),
     )  # fmt: skip
 
 
@@ -102,6 +106,15 @@ def _checks(request: SealRejection) -> Iterator[RejectedCheck]:
         if code not in told:
             remedy = REMEDIES.get(code, _REPEAT if request.verdict == "infra_error" else "")
             yield RejectedCheck(gate="compile", code=code, reason=request.message[:_TEXT], remedy=remedy)
+
+
+def _tests(judgement: Judgement | None) -> RejectedTests | None:
+    if judgement is None:
+        return None
+    return RejectedTests(
+        fail_to_pass=judgement.fail_to_pass, still_failing=judgement.still_failing, lost=judgement.lost,
+        pass_to_pass=judgement.pass_to_pass,
+    )  # fmt: skip
 
 
 def _evidence(request: SealRejection) -> tuple[str, ...]:
