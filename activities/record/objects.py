@@ -158,27 +158,6 @@ class ObjectStore:
         lines = [f"{entry.mode} {self._content[entry.oid]} ".encode() + os.fsencode(entry.path) + b"\n" for entry in entries]
         return hashlib.sha256(b"".join(sorted(lines))).hexdigest()
 
-    # --- other stores of ours ----------------------------------------------------------------------------------------
-
-    def pack(self, tree: str, known: Iterable[str], out: IO[bytes]) -> None:
-        """Write what ``tree`` holds as a git pack, without what the trees ``known`` hold (those unknown here count nothing).
-
-        Raises:
-            InfrastructureError: OBJECT_MISSING.
-        """
-        packs.write_pack(self._git, tree, known, out)
-
-    def take_pack(self, pack: IO[bytes]) -> None:
-        """Keep the objects of a pack from anybody; whether a tree is whole now is seen by reading its ``entries``.
-
-        Raises:
-            Refused: PACK_INVALID.
-        """
-        try:
-            packs.take_pack(self._git, pack)
-        except GitFailed as error:
-            raise Refused("PACK_INVALID", f"not a git pack: {error.detail}", "send what `git pack-objects` writes") from error
-
     # --- trees and diffs ---------------------------------------------------------------------------------------------
 
     def write_tree(self, base_tree: str, edits: Mapping[str, bytes | None]) -> str:
@@ -283,9 +262,13 @@ class ObjectStore:
 
     # --- to and from other processes of ours -------------------------------------------------------------------------
 
-    def pack(self, tree: str, out: IO[bytes]) -> None:
-        """Write all objects of a tree to ``out``. Raises InfrastructureError OBJECT_MISSING."""
-        packs.write_pack(self._git, tree, out)
+    def pack(self, tree: str, out: IO[bytes], known: Iterable[str] = ()) -> None:
+        """Write all objects of a tree to ``out``, but those of the trees that the other side has whole.
+
+        Raises:
+            InfrastructureError: OBJECT_MISSING.
+        """
+        packs.write_pack(self._git, tree, out, known)
 
     def unpack(self, pack: IO[bytes]) -> None:
         """Take what another process packed; each object keeps the id of its bytes. Raises Refused OBJECTS_MALFORMED."""

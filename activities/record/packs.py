@@ -5,20 +5,31 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
+from collections.abc import Iterable
 from typing import IO
 
 from activities.record.git import Git, GitFailed, kill, object_id
 from schemas.error import InfrastructureError, Refused
 
 _TIMEOUT_S = 600.0
+_HEADER = 12
+_LOOSE_UP_TO = 200
+"""Objects of a pack that is taken apart, as git does it when it fetches: thousands of packs would slow every read."""
+_LARGEST = 2 * 1024**3
 
 
-def write_pack(git: Git, tree: str, out: IO[bytes]) -> None:
-    """All objects that ``tree`` is made of. Raises InfrastructureError OBJECT_MISSING."""
-    with git.start("pack-objects", "--revs", "--stdout", "-q", "--window=0") as process:
+def write_pack(git: Git, tree: str, out: IO[bytes], known: Iterable[str] = ()) -> None:
+    """All objects that ``tree`` is made of and the trees ``known`` are not; of those, only what is here counts.
+
+    Raises:
+        InfrastructureError: OBJECT_MISSING.
+    """
+    wanted = "".join([f"{object_id(tree)}\n", *(f"^{oid}\n" for oid in _trees(git, known))])
+    options = ("--revs", "--stdout", "-q", "--window=0", "--compression=1")
+    with git.start("pack-objects", *options, stderr=subprocess.DEVNULL) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(object_id(tree).encode() + b"\n")
+            process.stdin.write(wanted.encode())
             process.stdin.close()
             shutil.copyfileobj(process.stdout, out, 1 << 20)
             status = process.wait(_TIMEOUT_S)
@@ -34,7 +45,11 @@ def read_pack(git: Git, pack: IO[bytes]) -> None:
     Raises:
         Refused: OBJECTS_MALFORMED for bytes that are no pack.
     """
-    with git.start("index-pack", "--stdin", stderr=subprocess.DEVNULL) as process:
+    head = pack.read(_HEADER)
+    pack.seek(0)
+    few = int.from_bytes(head[8:]) <= _LOOSE_UP_TO
+    command = ("unpack-objects", "-q") if few else ("index-pack", "--stdin")
+    with git.start(*command, f"--max-input-size={_LARGEST}", stderr=subprocess.DEVNULL) as process:
         assert process.stdin is not None and process.stdout is not None
         answer: list[bytes] = []
         reader = threading.Thread(target=lambda: answer.append(process.stdout.read()), daemon=True)  # type: ignore[union-attr]
@@ -50,6 +65,12 @@ def read_pack(git: Git, pack: IO[bytes]) -> None:
             reader.join()
     if status != 0:
         raise Refused("OBJECTS_MALFORMED", "what was sent is no pack of git objects", "start again")
+
+
+def _trees(git: Git, oids: Iterable[str]) -> list[str]:
+    question = "".join(f"{object_id(oid)}\n" for oid in oids).encode()
+    answer = git.run("cat-file", "--batch-check=%(objectname) %(objecttype)", stdin=question) if question else b""
+    return [oid for oid, _, kind in (line.partition(" ") for line in answer.decode().splitlines()) if kind == "tree"]
 
 
 def has_tree(git: Git, tree: str) -> bool:
