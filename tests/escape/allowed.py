@@ -17,7 +17,6 @@ ALLOWED: dict[str, dict[Power, str]] = {
     },
     "activities/record/commits.py": {"git": "commits, in our own object store"},
     "activities/record/objects.py": {"git": "our own bare object store"},
-    "activities/record/packs.py": {"git": "packs between our own object stores", "process": "pipes of a git that git.py started"},
     "activities/record/packs.py": {"git": "trees as packs, for our other processes", "process": "pipes of a git that git.py started"},
     "activities/record/remotes.py": {"git": "refs of a repository elsewhere"},
     "activities/record/transfer.py": {"git": "fetch into and push from our own object store"},
