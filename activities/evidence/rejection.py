@@ -37,7 +37,8 @@ def report(
         patch_sha256=request.patch.patch_sha256, failed_gate=_failed_gate(request),
         verdict="rejected" if request.verdict == "accepted" else request.verdict,
         codes=request.codes, message=request.message[:_TEXT], checks=checks,
-        gates={report.gate: report.verdict for report in request.gates}, tests=_tests(judgement), evidence_refs=_evidence(request), next=_next(request),
+        gates={report.gate: report.verdict for report in request.gates},
+        tests=_tests(judgement), evidence_refs=_evidence(request), next=_next(request),
     )  # fmt: skip
 
 
