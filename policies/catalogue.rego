@@ -29,7 +29,7 @@ descriptors := {
 	"policy.review_request": "f3b921c6cb87dd21791475196fc63122ae7ab8e937005882eecfd13c3f7df6b4",
 	"testbed.prepare_environment": "a1bf998850a7331d13df2e132444112970d0081f479779a4bca1280c4407359c",
 	"testbed.run_tests": "321e6132c53a1efcbe75c22d9260a78ab3e218b64dc2a18532076ee1479b9891",
-	"verify.determinism_gate": "e60db699dc0d3c34778cad6ef21f46028cb7b9bfb064b123adcf8ec61e6fdb06",
+	"verify.determinism_gate": "b40df5b09399ac6de89af582a5010dee11f1156835bf42303931eb05ad9c415a",
 	"verify.judge_runs": "ef10b419628f245cea2cad3b0dc2675953eb57d48663b3e6032a611efff5c0f8",
 	"verify.regression_gate": "80a333c6c90effcbac4f05862a41a439dc4e81d48e18a8289be732323245e345",
 }

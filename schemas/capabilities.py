@@ -404,6 +404,11 @@ class DeterminismInput(Payload):
     isolation: Literal["other_worker", "fresh_sandbox"]
     reused: bool = False
     """The re-run came from the run cache."""
+    first_runs: tuple[TestRun, ...] = ()
+    """All runs of both trees; where they are given their receipts are counted in place of ``runs``."""
+    rerun_runs: tuple[TestRun, ...] = ()
+    environment: Environment | None = None
+    rerun_environment: Environment | None = None
 
 
 class SealBundle(Payload):

@@ -9,8 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 from activities.kernel.implementing import implements
 from activities.kernel.judging import PolicyPort
 from activities.record.blobs import BlobStore
-from activities.verify.determinism import determinism_report
-from activities.verify.judging import ObservedRun, agrees_with_digest, rule
+from activities.verify.determinism import Rerun, determinism_report, executions
+from activities.verify.diagnosing import ObservedRun, Tree, TreeRuns
+from activities.verify.judging import Evidence, agrees_with_digest, rule
 from activities.verify.regression import regression_report
 from schemas.canonical import jcs
 from schemas.capabilities import (
@@ -42,9 +43,12 @@ class VerifyActivities:
 
     @implements(JUDGE_RUNS)
     def judge_runs(self, request: JudgeRuns) -> Judged:
-        ruling = rule(
-            [self._observe(run) for run in request.base], [self._observe(run) for run in request.patched], request.named_targets
+        evidence = Evidence(
+            base=TreeRuns(self._each(request.base), self._diagnostics(request, "base")),
+            patched=TreeRuns(self._each(request.patched), self._diagnostics(request, "patched")),
+            probe=self._observe(request.probe) if request.probe else None,
         )
+        ruling = rule(evidence, request.named_targets, request.waived_tests)
         judgement = ruling.judgement
         return Judged(
             verdict=judgement.verdict,
@@ -54,6 +58,8 @@ class VerifyActivities:
             fail_to_pass=len(judgement.fail_to_pass),
             lost=len(judgement.lost),
             judgement=self._blobs.put(jcs(judgement), "application/json"),
+            flakes=ruling.flakes,
+            mended=ruling.mended,
         )
 
     @implements(REGRESSION_GATE)
@@ -63,13 +69,29 @@ class VerifyActivities:
 
     @implements(DETERMINISM_GATE)
     def determinism_gate(self, request: DeterminismInput) -> GateReport:
-        return determinism_report(self._members(request.first), self._members(request.rerun), request.runs)
+        how = Rerun(
+            runs=executions(request.first_runs) if request.first_runs else request.runs,
+            reused=request.reused,
+            again=request.rerun_runs,
+            environment=request.environment,
+            rerun_environment=request.rerun_environment,
+        )
+        return determinism_report(self._members(request.first), self._members(request.rerun), how, self._may_be_reused)
+
+    def _may_be_reused(self, reused: bool) -> PolicyDecision:
+        return self._policy.decide("gen4.determinism", {"reused": reused})
 
     def _enough(self, metrics: tuple[Metric, ...]) -> PolicyDecision:
         return self._policy.decide("gen4.metrics", {"metrics": [metric.model_dump(mode="json") for metric in metrics]})
 
     def _members(self, members: Members) -> Mapping[str, bytes]:
         return {name: self._blobs.get(ref) for name, ref in members.blobs.items()}
+
+    def _diagnostics(self, request: JudgeRuns, tree: Tree) -> list[ObservedRun]:
+        return [self._observe(item.run) for item in request.diagnostics if item.tree == tree]
+
+    def _each(self, runs: tuple[TestRun, ...]) -> list[ObservedRun]:
+        return [self._observe(run) for run in runs]
 
     def _observe(self, run: TestRun) -> ObservedRun:
         if run.status == "infra_error":

@@ -7,35 +7,107 @@ agree on a forgery (threats 4.4).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 
 from schemas.canonical import digest_of
 from schemas.evidence import CHECKSUMS, STABLE_MEMBERS, TEST_RESULTS
 from schemas.gates import Check, GateReport
+from schemas.policy import PolicyDecision
+from schemas.testing import Environment, TestRun
 
 MINIMUM_RUNS = 2
+ReusePolicy = Callable[[bool], PolicyDecision]
+"""Whether a re-run that was reused (True) or done anew (False) is enough."""
 
 
-def determinism_report(first: Mapping[str, bytes], rerun: Mapping[str, bytes], runs: int) -> GateReport:
-    """Compare two sets of members 1-6.
+@dataclass(frozen=True)
+class Rerun:
+    """How the second pass was made, beside its members.
 
-    Args:
-        runs: real executions of each tree behind ``first``; a cached result is none.
+    ``runs``: executions of each tree in the first pass; ``again``: the runs of the second one.
     """
-    enough = runs >= MINIMUM_RUNS
-    member = first_difference(first, rerun)
+
+    runs: int
+    reused: bool = False
+    again: Sequence[TestRun] = ()
+    environment: Environment | None = None
+    rerun_environment: Environment | None = None
+
+
+def determinism_report(
+    first: Mapping[str, bytes], rerun: Mapping[str, bytes], how: Rerun, policy: ReusePolicy | None = None
+) -> GateReport:
+    """Compare two sets of members 1-6. Checks in order: the machine held, enough real runs, a re-run that policy takes, the same
+    environment, the same bytes."""
+    if broken := next((run for run in how.again if run.status == "infra_error"), None):
+        return GateReport(gate="determinism", verdict="inconclusive", checks=(_infra_check(broken),))
     checks = (
-        Check(
-            code="DET_RUNS",
-            ok=enough,
-            expected=f"at least {MINIMUM_RUNS} runs of each tree",
-            actual=str(runs),
-            remedy="" if enough else "run each tree again in a fresh sandbox",
-        ),
-        _digest_check(first, rerun, member),
+        _runs_check(how.runs),
+        *((_reuse_check(how.reused, policy),) if policy else ()),
+        _environment_check(how.environment, how.rerun_environment),
+        _digest_check(first, rerun, first_difference(first, rerun)),
     )
-    return GateReport(gate="determinism", verdict="pass" if enough and member is None else "fail", checks=checks)
+    failed = any(check.checked and not check.ok for check in checks)
+    return GateReport(gate="determinism", verdict="fail" if failed else "pass", checks=checks)
+
+
+def executions(runs: Sequence[TestRun]) -> int:
+    """How often the tree that was run least was really run: by receipts, of which one is one execution, however often it was
+    recalled; by runs that are not recalled where no executor signs."""
+    counts: dict[str, set[str]] = {}
+    for ordinal, run in enumerate(runs):
+        known = counts.setdefault(run.run_key, set())
+        if run.receipt is not None:
+            known.add(run.receipt.sha256)
+        elif not run.cached:
+            known.add(str(ordinal))
+    return min(map(len, counts.values()), default=0)
+
+
+def _infra_check(run: TestRun) -> Check:
+    return Check(
+        code="DET_INFRA",
+        ok=False,
+        reason=", ".join(run.codes) or run.message,
+        remedy="repair what the codes name, then start again; nothing was learnt about the patch",
+    )
+
+
+def _runs_check(runs: int) -> Check:
+    enough = runs >= MINIMUM_RUNS
+    return Check(
+        code="DET_RUNS",
+        ok=enough,
+        expected=f"at least {MINIMUM_RUNS} runs of each tree",
+        actual=str(runs),
+        remedy="" if enough else "run each tree again in a fresh sandbox",
+    )
+
+
+def _reuse_check(reused: bool, policy: ReusePolicy) -> Check:
+    enough = policy(reused).decision == "allow"
+    return Check(
+        code="DET_CACHE_ONLY",
+        ok=enough,
+        expected="a re-run that the policy takes",
+        actual="recalled from the run cache" if reused else "run anew",
+        remedy="" if enough else "compile without the run cache (--no-cache)",
+    )
+
+
+def _environment_check(first: Environment | None, rerun: Environment | None) -> Check:
+    if first is None or rerun is None:
+        return Check(code="DET_ENVIRONMENT", ok=False, checked=False)
+    same = (first.environment_digest, first.platform) == (rerun.environment_digest, rerun.platform)
+    return Check(
+        code="DET_ENVIRONMENT",
+        ok=same,
+        expected=f"{first.environment_digest} on {first.platform}",
+        actual=f"{rerun.environment_digest} on {rerun.platform}",
+        remedy="" if same else "pin every dependency, so that the base tree gives the same environment each time",
+    )
 
 
 def first_difference(first: Mapping[str, bytes], rerun: Mapping[str, bytes]) -> str | None:

@@ -3,69 +3,141 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from schemas.testing import Outcomes, TestRun, outcomes_sha256
-from schemas.verdict import Judgement, Verdict, judge
+from activities.verify.diagnosing import ObservedRun, TreeRuns, explain, flakes_of
+from schemas.testing import Flake, outcomes_sha256
+from schemas.verdict import HARNESS_TAMPERED, Judgement, Verdict, judge, mended_tests, tampered, unproven
 
 MINIMUM_RUNS = 2
 _INFORMATIVE = frozenset({"TEST_TIMEOUT"})
 """Codes of a run that do not void it: a test that never ends is a failing test."""
 _NAMED = 5
 """How many test ids a message names."""
+_MENDED = 50
+"""How many tests the probe runs."""
 
 
 @dataclass(frozen=True)
-class ObservedRun:
-    """A run and its outcomes, read back from the content store."""
+class Evidence:
+    """All runs of a patch. ``probe``: of the tree whose touched functions raise; None where the patch touches none."""
 
-    run: TestRun
-    outcomes: Outcomes
+    base: TreeRuns
+    patched: TreeRuns
+    probe: ObservedRun | None = None
 
 
 @dataclass(frozen=True)
 class Ruling:
+    """``mended``: the tests that show the fix, which the probe runs."""
+
     judgement: Judgement
     message: str
+    flakes: tuple[Flake, ...] = ()
+    mended: tuple[str, ...] = ()
 
 
-def rule(base: Sequence[ObservedRun], patched: Sequence[ObservedRun], named_targets: tuple[str, ...]) -> Ruling:
+def rule(evidence: Evidence, named_targets: tuple[str, ...] = (), waived: tuple[str, ...] = ()) -> Ruling:
     """Decide a patch.
 
     1. A run that the machine failed decides nothing: ``infra_error``.
-    2. Fewer than two runs of a tree, or runs that disagree: ``irreproducible``.
-    3. A run that cannot be believed (no tests, modules outside the tree, time out): ``rejected`` with its code.
-    4. Otherwise the test ids decide.
+    2. A run that something tampered with, be it a single one: ``rejected`` (HARNESS_TAMPERED).
+    3. Fewer than two plain runs of a tree, or plain runs that disagree: ``irreproducible``, with what explains it.
+    4. A run that cannot be believed (no tests, modules outside the tree, time out): ``rejected`` with its code.
+    5. The test ids decide.
+    6. What the ids accept must fail in the probe (HARNESS_TAMPERED), and be no flake that the patch brings (FLAKE_INTRODUCED).
     """
-    trees = (("base", base), ("patched", patched))
-    for name, runs in trees:
-        for observed in runs:
-            if observed.run.status == "infra_error":
-                codes = observed.run.codes or ("INFRASTRUCTURE",)
-                return _without_tests("infra_error", codes, f"a run of the {name} tree failed: {observed.run.message}")
-    for name, runs in trees:
+    plain = (("base", evidence.base.plain), ("patched", evidence.patched.plain))
+    return (
+        _failed_by_the_machine(evidence)
+        or _tampered_with(evidence)
+        or _disagreeing(plain, evidence)
+        or _not_to_be_believed(plain)
+        or _by_test_ids(evidence, named_targets, waived)
+    )
+
+
+def agrees_with_digest(observed: ObservedRun) -> bool:
+    """The outcomes are those whose canonical digest the run reported."""
+    return outcomes_sha256(observed.outcomes) == observed.run.outcomes_sha256
+
+
+def _every(evidence: Evidence) -> list[tuple[str, ObservedRun]]:
+    named = [("base", observed) for observed in (*evidence.base.plain, *evidence.base.varied)]
+    named += [("patched", observed) for observed in (*evidence.patched.plain, *evidence.patched.varied)]
+    return named if evidence.probe is None else [*named, ("probe", evidence.probe)]
+
+
+def _failed_by_the_machine(evidence: Evidence) -> Ruling | None:
+    for name, observed in _every(evidence):
+        if observed.run.status == "infra_error":
+            codes = observed.run.codes or ("INFRASTRUCTURE",)
+            return _without_tests("infra_error", codes, f"a run of the {name} tree failed: {observed.run.message}")
+    return None
+
+
+def _tampered_with(evidence: Evidence) -> Ruling | None:
+    for name, observed in _every(evidence):
+        if HARNESS_TAMPERED in observed.run.codes:
+            why = observed.run.message or "a test that had to fail did not"
+            return _without_tests("rejected", (HARNESS_TAMPERED,), f"the {name} tree decides its outcomes itself: {why}")
+    return None
+
+
+def _disagreeing(plain: tuple[tuple[str, Sequence[ObservedRun]], ...], evidence: Evidence) -> Ruling | None:
+    for name, runs in plain:
         if len(runs) < MINIMUM_RUNS:
             return _without_tests(
                 "irreproducible", ("DET_RUNS",), f"{len(runs)} run(s) of the {name} tree; {MINIMUM_RUNS} are needed"
             )
         if difference := _disagreement(runs):
-            return _without_tests("irreproducible", ("RUNS_DISAGREE",), f"runs of the {name} tree disagree on {difference}")
-    for name, runs in trees:
+            flakes = flakes_of(evidence.base, evidence.patched)
+            reasons = [explain(flake) for flake in flakes if flake.tree == name][:_NAMED]
+            message = "; ".join([f"runs of the {name} tree disagree on {difference}", *reasons])
+            return replace(_without_tests("irreproducible", ("RUNS_DISAGREE",), message), flakes=flakes)
+    return None
+
+
+def _not_to_be_believed(plain: tuple[tuple[str, Sequence[ObservedRun]], ...]) -> Ruling | None:
+    for name, runs in plain:
         codes = tuple(code for code in runs[0].run.codes if code not in _INFORMATIVE)
         if codes:
             return _without_tests("rejected", codes, f"the {name} tree: {runs[0].run.message or ', '.join(codes)}")
-    judgement = judge(base[0].outcomes, patched[0].outcomes, named_targets)
-    return Ruling(judgement, explain(judgement))
+    return None
 
 
-def explain(judgement: Judgement) -> str:
+def _by_test_ids(evidence: Evidence, named_targets: tuple[str, ...], waived: tuple[str, ...]) -> Ruling:
+    base, patched = evidence.base.plain[0].outcomes, evidence.patched.plain[0].outcomes
+    judgement = judge(base, patched, named_targets, waived)
+    flakes = flakes_of(evidence.base, evidence.patched)
+    ruling = Ruling(judgement, _explained(judgement), flakes, mended_tests(judgement, patched)[:_MENDED])
+    if judgement.verdict != "accepted":
+        return ruling
+    if evidence.probe is not None and (forged := unproven(judgement, evidence.probe.outcomes)):
+        return replace(ruling, judgement=tampered(judgement), message=_forged(forged))
+    if introduced := [flake for flake in flakes if flake.introduced]:
+        refused = judgement.model_copy(update={"verdict": "irreproducible", "codes": ("FLAKE_INTRODUCED",)})
+        return replace(ruling, judgement=refused, message="; ".join(explain(flake) for flake in introduced[:_NAMED]))
+    return ruling
+
+
+def _explained(judgement: Judgement) -> str:
     """One sentence for people: what was mended, and why not accepted."""
     parts = [f"{len(judgement.fail_to_pass)} of {len(judgement.targets)} failing tests mended"]
-    if judgement.lost:
-        parts.append(f"passed on base and do not pass now: {_some(judgement.lost)}")
+    if lost := tuple(nodeid for nodeid in judgement.lost if nodeid not in judgement.waived):
+        parts.append(f"passed on base and do not pass now: {_some(lost)}")
+    if judgement.waived:
+        parts.append(f"lost, by waiver: {_some(judgement.waived)}")
     if judgement.still_failing:
         parts.append(f"still not passing: {_some(judgement.still_failing)}")
     return "; ".join(parts)
+
+
+def _forged(ids: tuple[str, ...]) -> str:
+    return (
+        f"pass although every function that the patch touches raises: {_some(ids)}; if a change outside of functions mends them,"
+        " send it alone and leave the changes of functions to another patch"
+    )
 
 
 def _without_tests(verdict: Verdict, codes: tuple[str, ...], message: str) -> Ruling:
@@ -80,9 +152,9 @@ def _disagreement(runs: Sequence[ObservedRun]) -> str:
     first = runs[0]
     for ordinal, other in enumerate(runs[1:], start=2):
         ids = [
-            f"{nodeid} ({first.outcomes.get(nodeid, 'missing')}, then {other.outcomes.get(nodeid, 'missing')})"
+            f"{nodeid} ({first.of(nodeid)}, then {other.of(nodeid)})"
             for nodeid in sorted(first.outcomes.keys() | other.outcomes.keys())
-            if first.outcomes.get(nodeid) != other.outcomes.get(nodeid)
+            if first.of(nodeid) != other.of(nodeid)
         ]
         if ids:
             return _some(tuple(ids))
@@ -93,8 +165,3 @@ def _disagreement(runs: Sequence[ObservedRun]) -> str:
 
 def _some(ids: tuple[str, ...]) -> str:
     return ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
-
-
-def agrees_with_digest(observed: ObservedRun) -> bool:
-    """The outcomes are those whose canonical digest the run reported."""
-    return outcomes_sha256(observed.outcomes) == observed.run.outcomes_sha256
