@@ -56,6 +56,21 @@ def harness_version() -> str:
     return digest.hexdigest()
 
 
+def sandbox_spec(
+    root: RootFilesystem, *, mode: str, limits: Limits, environment: Path | None = None, source_date_epoch: int = 0
+) -> SandboxSpec:
+    """The runner's sandbox. An executor makes it from the same few facts and takes nothing else from its callers."""
+    return SandboxSpec(
+        root=root,
+        argv=(root.python, "-S", "-s", "-P", "-B", f"{RUNNER}/main.py"),
+        env={**PINNED, "SOURCE_DATE_EPOCH": str(source_date_epoch)},
+        limits=limits,
+        runner=RUNNER_FOLDER,
+        environment=environment,
+        labels={"mode": mode},
+    )
+
+
 @contextmanager
 def start(
     backend: SandboxBackend,
@@ -75,15 +90,7 @@ def start(
     Raises:
         InfrastructureError: the sandbox could not be started, or was gone before it had read its files.
     """
-    spec = SandboxSpec(
-        root=root,
-        argv=(root.python, "-S", "-s", "-P", "-B", f"{RUNNER}/main.py"),
-        env={**PINNED, "SOURCE_DATE_EPOCH": str(source_date_epoch)},
-        limits=limits,
-        runner=RUNNER_FOLDER,
-        environment=environment,
-        labels={"mode": mode},
-    )
+    spec = sandbox_spec(root, mode=mode, limits=limits, environment=environment, source_date_epoch=source_date_epoch)
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as archive:
         if write_archive is not None:
             write_archive(cast(BinaryIO, archive))
