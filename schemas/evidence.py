@@ -458,13 +458,21 @@ class InclusionProof(Door):
     checkpoint: LogCheckpoint
 
 
+class InclusionPromise(Door):
+    signedEntryTimestamp: str
+
+
 class LogEntry(Door):
-    """An entry of a Rekor v2 log. Its integers are strings, as Protobuf's JSON writes 64 bits."""
+    """An entry of a Rekor log. Its integers are strings, as Protobuf's JSON writes 64 bits.
+
+    ``integratedTime`` and ``inclusionPromise``: of version 1 of the log.
+    """
 
     logIndex: str
     logId: LogId
     kindVersion: KindVersion
     integratedTime: str | None = None
+    inclusionPromise: InclusionPromise | None = None
     inclusionProof: InclusionProof
     canonicalizedBody: str
 

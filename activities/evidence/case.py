@@ -7,11 +7,26 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from activities.evidence.reading import Reading
-from schemas.evidence import Envelope, Provenance, Stamp, Statement, TrustedKey, TrustRoot
+from activities.evidence.scanning import Scan
+from schemas.evidence import (
+    CHECKSUMS,
+    STAMP,
+    TRAJECTORY,
+    AnyStamp,
+    Envelope,
+    MemberDigest,
+    Provenance,
+    Statement,
+    milliseconds_of,
+)
+from schemas.trust import Trust, Trusted
 
 
-class Applier(Protocol):
+class Repository(Protocol):
+    """The part of the object store that verification needs."""
+
     def apply(self, base_tree: str, diff: bytes) -> str: ...
+    def snapshot_hash(self, tree: str) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +50,7 @@ class Case:
     """Established facts are attributes; the ``need_*`` methods raise :class:`NotChecked` when one is missing."""
 
     def __init__(
-        self, reading: Reading, trust: TrustRoot, objects: Applier | None, expected: Mapping[str, str] | None, now_ms: int
+        self, reading: Reading, trust: Trust, objects: Repository | None, expected: Mapping[str, str] | None, now_ms: int
     ) -> None:
         self.reading = reading
         self.trust = trust
@@ -47,12 +62,42 @@ class Case:
         self.envelope: Envelope | None = None
         self.payload: bytes | None = None
         """Bytes of the statement, set once its signature is valid."""
-        self.key: TrustedKey | None = None
-        self.unlisted_hint: str | None = None
+        self.signer: Trusted | None = None
+        self.proven_ms: int | None = None
+        """When it was signed, where a time stamp or a log proves it."""
+        self.unlisted: str | None = None
+        """Whoever signed it, if no entry of the trust file could be tried."""
+        self.refused_signer: Finding | None = None
+        """Why a certificate is not that of the listed signer."""
         self.statement: Statement | None = None
         self.provenance: Provenance | None = None
-        self.stamp: Stamp | None = None
+        self.stamp: AnyStamp | None = None
         self.checksums: list[tuple[str, str]] | None = None
+
+    @property
+    def signed_ms(self) -> int:
+        """When it was signed: as proven, else as the signer claims in the stamp, which it signed."""
+        if self.proven_ms is not None:
+            return self.proven_ms
+        stamp = self.need_document(STAMP)
+        try:
+            return milliseconds_of(stamp["created_at"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise NotChecked(f"{STAMP} names no time") from error
+
+    @property
+    def bundle_digest(self) -> str:
+        return "sha256:" + self.need_digest(CHECKSUMS).sha256
+
+    def need_digest(self, name: str) -> MemberDigest:
+        if name not in self.reading.digests:
+            raise NotChecked(f"{name} could not be read")
+        return self.reading.digests[name]
+
+    def need_trajectory(self) -> Scan:
+        if self.reading.trajectory is None:
+            raise NotChecked(f"{TRAJECTORY} could not be read")
+        return self.reading.trajectory
 
     def need_file(self, name: str) -> bytes:
         if name not in self.reading.files:
@@ -65,10 +110,10 @@ class Case:
             raise NotChecked(f"{name} is not strict JSON")
         return self.documents[name]
 
-    def need_key(self) -> TrustedKey:
-        if self.key is None:
-            raise NotChecked("no trusted key signed the envelope")
-        return self.key
+    def need_signer(self) -> Trusted:
+        if self.signer is None:
+            raise NotChecked("no trusted signer signed the envelope")
+        return self.signer
 
     def need_payload(self) -> bytes:
         if self.payload is None:
@@ -85,7 +130,7 @@ class Case:
             raise NotChecked("the envelope holds no authentic provenance")
         return self.provenance
 
-    def need_stamp(self) -> Stamp:
+    def need_stamp(self) -> AnyStamp:
         if self.stamp is None:
-            raise NotChecked("stamp.json does not fit stamp/1")
+            raise NotChecked("stamp.json does not fit its schema")
         return self.stamp

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from schemas.canonical import sha256_hex
+from activities.evidence.content import Content, sha256_of
 
 _LINE = re.compile(rb"([0-9a-f]{64})  ([a-z0-9_]+(?:\.[a-z0-9_]+)*)")
 
@@ -14,8 +14,8 @@ class ChecksumFormatError(ValueError):
     """The bytes are not what :func:`write_checksums` would have written."""
 
 
-def write_checksums(members: Mapping[str, bytes]) -> bytes:
-    return _serialise([(sha256_hex(data), name) for name, data in sorted(members.items())])
+def write_checksums(members: Mapping[str, Content]) -> bytes:
+    return _serialise([(sha256_of(data), name) for name, data in sorted(members.items())])
 
 
 def parse_checksums(data: bytes) -> list[tuple[str, str]]:

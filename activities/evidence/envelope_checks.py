@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from typing import TYPE_CHECKING
+
 from pydantic import ValidationError
 
 from activities.evidence import sigstore_bundle
 from activities.evidence.case import Case, Finding, NotChecked
 from activities.evidence.provenance import dependencies_of, external_parameters
 from activities.kernel import dsse
-from activities.kernel.signing_keys import hint_of
-from schemas.canonical import StrictJsonError, jcs, sha256_hex, strict_json
+from activities.kernel.signing_keys import hint_of, public_key
+from schemas.canonical import StrictJsonError, jcs, strict_json
 from schemas.evidence import (
     BUILD_TYPE,
     PAYLOAD_TYPE,
@@ -27,31 +26,52 @@ from schemas.evidence import (
     Provenance,
     SigstoreBundle,
     Statement,
-    TrustedKey,
+    VerificationMaterial,
     milliseconds_of,
+    timestamp_of,
 )
+from schemas.trust import Trusted
 
+if TYPE_CHECKING:
+    from activities.evidence.keyless import KeylessRefused
+
+_ABOUT_SIGNER = frozenset({"identity", "issuer", "root_missing", "root_not_pinned", "root_invalid"})
+"""Reasons that are no fault of the signature."""
 _LENGTH_ERRORS = ("missing", "too_long", "too_short")
 _ASK_SIGNER = "verify with the trust root of whoever sealed the bundle, obtained from them and not from the bundle"
 
 
 def signature(case: Case) -> Finding | None:
-    """6. One signature, by a key of the trust root, over exactly these bytes; the same in both envelope files."""
+    """6. One signature, by a signer of the trust file, over exactly these bytes; the same in both envelope files."""
     try:
         envelope = Envelope.model_validate(case.need_document(PROVENANCE))
     except ValidationError as error:
         return _envelope_error(error)
     if jcs(envelope) != case.need_file(PROVENANCE):
         return Finding(reason="envelope_shape", member=PROVENANCE, expected="canonical JSON", actual="another spelling")
-    case.envelope = envelope
-    bundle_hint = None
+    try:
+        payload, raw = dsse.decode_base64(envelope.payload), dsse.decode_base64(envelope.signatures[0].sig)
+    except ValueError as error:
+        return Finding(reason="envelope_shape", member=PROVENANCE, expected="canonical base64", actual=str(error))
+    material = None
     if SIGSTORE_BUNDLE in case.reading.files:
         bundle = _sigstore(case, envelope)
         if isinstance(bundle, Finding):
             return bundle
-        public_key = bundle.verificationMaterial.publicKey
-        bundle_hint = public_key.hint if public_key is not None else ""
-    return _verified_by_one(case, envelope, bundle_hint)
+        material = bundle.verificationMaterial
+    case.envelope = envelope
+    if material is not None and material.certificate is not None:
+        finding = _by_certificate(case, envelope.payloadType)
+    else:
+        finding = _by_key(case, envelope.payloadType, payload, raw, material)
+    if finding is not None or case.signer is None:
+        return finding
+    try:
+        strict_json(payload)
+    except StrictJsonError as error:
+        return Finding(reason="envelope_shape", member=PROVENANCE, expected="a strict JSON payload", actual=str(error))
+    case.payload = payload
+    return None
 
 
 def _envelope_error(error: ValidationError) -> Finding:
@@ -72,9 +92,12 @@ def _sigstore(case: Case, envelope: Envelope) -> SigstoreBundle | Finding:
         return Finding(
             reason="envelope_shape",
             member=SIGSTORE_BUNDLE,
-            expected="Sigstore bundle v0.3 with a key hint",
+            expected="Sigstore bundle v0.3 with a key hint or a certificate",
             actual=f"{error.error_count()} mistakes",
         )
+    material = bundle.verificationMaterial
+    if (material.publicKey is None) == (material.certificate is None):
+        return Finding(reason="envelope_shape", member=SIGSTORE_BUNDLE, expected="a key hint or a certificate", actual="not one")
     if sigstore_bundle.encode(bundle) != case.need_file(SIGSTORE_BUNDLE):
         return Finding(reason="envelope_shape", member=SIGSTORE_BUNDLE, expected="canonical JSON", actual="another spelling")
     if not sigstore_bundle.same_envelope(bundle, envelope):
@@ -84,61 +107,103 @@ def _sigstore(case: Case, envelope: Envelope) -> SigstoreBundle | Finding:
     return bundle
 
 
-def _verified_by_one(case: Case, envelope: Envelope, bundle_hint: str | None) -> Finding | None:
-    try:
-        payload, raw = dsse.decode_base64(envelope.payload), dsse.decode_base64(envelope.signatures[0].sig)
-    except ValueError as error:
-        return Finding(reason="envelope_shape", member=PROVENANCE, expected="canonical base64", actual=str(error))
-    hint = bundle_hint if bundle_hint is not None else _claimed_hint(case)
-    listed = {key.hint: key for key in case.trust.keys}
-    if hint not in listed:
-        case.unlisted_hint = hint
+def _by_key(
+    case: Case, payload_type: str, payload: bytes, raw: bytes, material: VerificationMaterial | None
+) -> Finding | None:
+    """Profile K: a long-lived key; where there is a time stamp or log entry, or the trust file wants one, that too."""
+    hint = material.publicKey.hint if material is not None and material.publicKey is not None else _claimed(case)[1]
+    listed = {signer.hint: signer for signer in case.trust.signers if signer.profile == "key"}
+    if (trusted := listed.get(hint)) is None:
+        case.unlisted = hint
         return Finding(
             reason="hint_unknown", member=PROVENANCE, expected="a key of the trust root", actual=hint, remedy=_ASK_SIGNER
         )
-    public = _public_key(listed[hint])
-    if public is None:
+    public = public_key(trusted.public_key or "")
+    if public is None or hint_of(public) != trusted.hint:
         return Finding(reason="algorithm", expected="an ECDSA P-256 key that hashes to its hint", actual=hint, remedy=_ASK_SIGNER)
-    if not dsse.verify(public, envelope.payloadType, payload, raw):
+    if not dsse.verify(public, payload_type, payload, raw):
         return Finding(reason="bad_signature", member=PROVENANCE, expected=f"a signature by key {hint}", actual="not one")
-    try:
-        strict_json(payload)
-    except StrictJsonError as error:
-        return Finding(reason="envelope_shape", member=PROVENANCE, expected="a strict JSON payload", actual=str(error))
-    case.payload, case.key = payload, listed[hint]
+    proofs = material is not None and (material.tlogEntries or material.timestampVerificationData)
+    if (proofs or trusted.require != "none") and (finding := _prove_time(case, trusted)):
+        return finding
+    case.signer = trusted
     return None
 
 
-def _claimed_hint(case: Case) -> str:
-    """The hint only selects a key of the trust root; it proves nothing and needs no proof."""
+def _prove_time(case: Case, trusted: Trusted) -> Finding | None:
+    from activities.evidence import keyless  # Sigstore takes half a second to import, and most bundles do without
+
+    if SIGSTORE_BUNDLE not in case.reading.files:
+        reason = "tlog_missing" if trusted.require == "log" else "timestamp_missing"
+        return Finding(reason=reason, member=SIGSTORE_BUNDLE, expected=f"a {trusted.require}", actual="none", remedy=_ASK_SIGNER)
+    try:
+        proven = keyless.proof_of_time(case.need_file(SIGSTORE_BUNDLE), trusted, _root_document(case, trusted))
+    except keyless.KeylessRefused as refusal:
+        return _refused(refusal)
+    case.proven_ms = proven.signed_at_ms
+    return None
+
+
+def _by_certificate(case: Case, payload_type: str) -> Finding | None:
+    """Profile S: a certificate for a listed identity, by an authority of the trusted root that the trust file pins."""
+    from activities.evidence import keyless  # as above
+
+    identity, issuer = _claimed(case)
+    listed = [signer for signer in case.trust.signers if (signer.profile, signer.identity) == ("keyless", identity)]
+    if not (named := [signer for signer in listed if signer.issuer == issuer]):
+        case.unlisted = f"{identity} of {issuer}"
+        raise NotChecked("the trust file lists no such identity and issuer", _ASK_SIGNER)
+    refusal: keyless.KeylessRefused | None = None
+    for trusted in named:  # one identity may have had several trusted roots, one after the other
+        try:
+            facts = keyless.verify(case.need_file(SIGSTORE_BUNDLE), payload_type, trusted, _root_document(case, trusted))
+        except keyless.KeylessRefused as error:
+            refusal = error
+            continue
+        case.signer, case.proven_ms = trusted, facts.signed_at_ms
+        return None
+    assert refusal is not None
+    if refusal.reason in _ABOUT_SIGNER:
+        case.refused_signer = _refused(refusal)
+        raise NotChecked("the signer is not the one that the trust file lists", _ASK_SIGNER)
+    return _refused(refusal)
+
+
+def _refused(refusal: KeylessRefused) -> Finding:
+    return Finding(
+        reason=refusal.reason, member=SIGSTORE_BUNDLE, expected=refusal.expected, actual=refusal.actual, remedy=_ASK_SIGNER
+    )
+
+
+def _root_document(case: Case, trusted: Trusted) -> str | None:
+    pinned = {root.sha256: root.document for root in case.trust.trusted_roots}
+    return pinned.get(trusted.trusted_root_sha256 or "")
+
+
+def _claimed(case: Case) -> tuple[str, str]:
+    """Identity and hint or issuer that the stamp names. They only select an entry of the trust file, and prove nothing."""
     stamp = case.need_document(STAMP)
     claimed = stamp.get("signer", {}) if isinstance(stamp, dict) else {}
-    hint = claimed.get("key_or_issuer", "") if isinstance(claimed, dict) else ""
-    return hint[:200] if isinstance(hint, str) else ""
-
-
-def _public_key(trusted: TrustedKey) -> ec.EllipticCurvePublicKey | None:
-    try:
-        key = load_pem_public_key(trusted.public_key.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        return None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1) or hint_of(key) != trusted.hint:
-        return None
-    return key
+    if not isinstance(claimed, dict):
+        return "", ""
+    identity, key_or_issuer = claimed.get("identity", ""), claimed.get("key_or_issuer", "")
+    return identity if isinstance(identity, str) else "", key_or_issuer if isinstance(key_or_issuer, str) else ""
 
 
 def signer(case: Case) -> Finding | None:
-    """7. The pair (key, builder id) is listed, and the key is neither revoked nor out of date now."""
-    if case.unlisted_hint is not None:
-        return Finding(reason="not_listed", expected="a key of the trust root", actual=case.unlisted_hint, remedy=_ASK_SIGNER)
-    key = case.need_key()
-    if sum(other.hint == key.hint for other in case.trust.keys) != 1:
-        return Finding(reason="ambiguous", expected="one entry for the key", actual=key.hint, remedy="repair the trust root")
-    if finding := _key_in_time(key, case.now_ms):
+    """7. The pair (signer, builder id) is listed, and the signer was valid when it signed and is not revoked."""
+    if case.unlisted is not None:
+        return Finding(reason="not_listed", expected="a signer of the trust root", actual=case.unlisted, remedy=_ASK_SIGNER)
+    if case.refused_signer is not None:
+        return case.refused_signer
+    trusted = case.need_signer()
+    if sum(_identity(other) == _identity(trusted) for other in case.trust.signers) != 1:
+        return Finding(reason="ambiguous", expected="one entry", actual=trusted.identity, remedy="repair the trust root")
+    if finding := _in_time(case, trusted):
         return finding
     builder = _builder_id(case.need_payload())
-    if builder not in key.builder_ids:
-        return Finding(reason="builder", expected=", ".join(key.builder_ids) or "none", actual=builder, remedy=_ASK_SIGNER)
+    if builder not in trusted.builder_ids:
+        return Finding(reason="builder", expected=", ".join(trusted.builder_ids) or "none", actual=builder, remedy=_ASK_SIGNER)
     if case.trust.assurance == "separated" and builder.endswith("/embedded"):
         return Finding(
             reason="assurance",
@@ -149,17 +214,31 @@ def signer(case: Case) -> Finding | None:
     return None
 
 
-def _key_in_time(key: TrustedKey, now_ms: int) -> Finding | None:
-    # No trusted time says when it was signed, so revocation voids every bundle of the key.
-    if key.revoked_at is not None:
+def _identity(signer: Trusted) -> tuple[str, ...]:
+    if signer.profile == "key":
+        return ("key", signer.hint or "")
+    return ("keyless", signer.identity, signer.issuer or "", signer.trusted_root_sha256 or "")
+
+
+def _in_time(case: Case, trusted: Trusted) -> Finding | None:
+    """Validity is judged when it was signed, so bundles outlive the rotation of their key.
+
+    Without proof of that time it is what the stamp says. A thief of the key can say what he likes, so a revocation then voids
+    every bundle but those that the trust file keeps by their digest.
+    """
+    signed_ms = case.signed_ms
+    if trusted.revoked_at is not None and case.bundle_digest not in trusted.kept:
+        if case.proven_ms is None or signed_ms >= milliseconds_of(trusted.revoked_at):
+            return Finding(
+                reason="revoked", expected="a signer that is not revoked", actual=trusted.revoked_at,
+                remedy="compile again with a valid key",
+            )  # fmt: skip
+    signed = timestamp_of(signed_ms // 1000)
+    if signed_ms < milliseconds_of(trusted.valid_from):
+        return Finding(reason="not_yet_valid", expected=f"from {trusted.valid_from}", actual=signed, remedy=_ASK_SIGNER)
+    if trusted.valid_until is not None and signed_ms >= milliseconds_of(trusted.valid_until):
         return Finding(
-            reason="revoked", expected="a key that is not revoked", actual=key.revoked_at, remedy="compile again with a valid key"
-        )
-    if now_ms < milliseconds_of(key.valid_from):
-        return Finding(reason="not_yet_valid", expected=f"from {key.valid_from}", actual=f"{now_ms} ms", remedy="check the clock")
-    if key.valid_until is not None and now_ms >= milliseconds_of(key.valid_until):
-        return Finding(
-            reason="expired", expected=f"until {key.valid_until}", actual=f"{now_ms} ms", remedy="compile again with a valid key"
+            reason="expired", expected=f"until {trusted.valid_until}", actual=signed, remedy="compile again with a valid key"
         )
     return None
 
@@ -214,7 +293,7 @@ def subject(case: Case) -> Finding | None:
         return Finding(reason="duplicate", expected="each name once", actual=", ".join(sorted(names)))
     if set(names) != set(SUBJECT_MEMBERS):
         return Finding(reason="names", expected=", ".join(SUBJECT_MEMBERS), actual=", ".join(sorted(names)))
-    found = {name: sha256_hex(case.reading.files[name]) for name in SUBJECT_MEMBERS if name in case.reading.files}
+    found = {name: case.reading.digests[name].sha256 for name in SUBJECT_MEMBERS if name in case.reading.digests}
     for name, digest in listed:
         if name in found and found[name] != digest:
             return Finding(reason="digest", member=name, expected=digest, actual=found[name])

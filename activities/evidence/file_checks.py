@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from activities.evidence.case import Case, Finding
+from activities.evidence.content import LINE_LIMIT
 from schemas.canonical import StrictJsonError, strict_json
 from schemas.evidence import (
     OPTIONAL_MEMBERS,
@@ -23,6 +24,14 @@ _DOCUMENTS = (TEST_RESULTS, POLICY_CHECK, SBOM, STAMP, PROVENANCE, SIGSTORE_BUND
 def size_limit(case: Case) -> Finding | None:
     for name, size in case.reading.too_large.items():
         return Finding(reason="size", member=name, expected=f"at most {SIZE_LIMITS[name]} bytes", actual=str(size))
+    trajectory = case.reading.trajectory
+    if trajectory is not None and trajectory.too_long:
+        return Finding(
+            reason="line",
+            member=TRAJECTORY,
+            expected=f"lines of at most {LINE_LIMIT} bytes",
+            actual=f"line {trajectory.too_long}",
+        )
     return None
 
 
@@ -66,14 +75,8 @@ def strict_documents(case: Case) -> Finding | None:
 
 
 def _strict_lines(case: Case) -> Finding | None:
-    data = case.reading.files.get(TRAJECTORY)
-    if data is None:
+    trajectory = case.reading.trajectory
+    if trajectory is None or trajectory.not_strict is None:
         return None
-    if not data.endswith(b"\n"):
-        return Finding(reason="trailing", member=TRAJECTORY, expected="JSON lines that end with LF", actual="no final LF")
-    for number, line in enumerate(data[:-1].split(b"\n"), start=1):
-        try:
-            strict_json(line)
-        except StrictJsonError as error:
-            return Finding(reason=error.reason, member=TRAJECTORY, expected="strict JSON lines", actual=f"line {number}: {error}")
-    return None
+    defect = trajectory.not_strict
+    return Finding(reason=defect.reason, member=TRAJECTORY, expected="strict JSON lines that end with LF", actual=defect.text)

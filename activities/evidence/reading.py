@@ -1,4 +1,7 @@
-"""Reading a bundle directory that may be hostile: each file is opened once, and what was hashed is what is parsed."""
+"""Reading a bundle directory that may be hostile: each file is opened once, and what was hashed is what is parsed.
+
+A trajectory is scanned while it is read, and never in memory as a whole.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,19 @@ import errno
 import os
 import stat
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
+from activities.evidence.scanning import Scan, scan
+from schemas.canonical import sha256_hex, strict_json
 from schemas.error import InputError
-from schemas.evidence import OPTIONAL_MEMBERS, REQUIRED_MEMBERS, SIZE_LIMITS
+from schemas.evidence import OPTIONAL_MEMBERS, REQUIRED_MEMBERS, SIZE_LIMITS, TRAJECTORY, AnyStamp, MemberDigest, Stamp, Stamp2
 
 _KNOWN = frozenset((*REQUIRED_MEMBERS, *OPTIONAL_MEMBERS))
+_IN_ORDER = (*sorted(_KNOWN - {TRAJECTORY}), TRAJECTORY)
+"""The trajectory last: it is parsed as it is read, and nothing is parsed before every other size is known."""
 _MOST_NAMES = 256
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """NONBLOCK: opening a named pipe must not wait for its writer."""
@@ -20,9 +29,12 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass
 class Reading:
-    """``files`` holds the bytes of every known regular member within its limit; the rest says why one is not there."""
+    """What is known of every regular member within its limit; the rest says why one is not there."""
 
     files: dict[str, bytes] = field(default_factory=dict)
+    """Bytes of all of them but the trajectory."""
+    digests: dict[str, MemberDigest] = field(default_factory=dict)
+    trajectory: Scan | None = None
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     too_large: dict[str, int] = field(default_factory=dict)
@@ -30,18 +42,42 @@ class Reading:
     """Name (printable) to reason: symlink, links, folder, fifo, socket, device, name, casefold, unreadable."""
 
 
-def read_bundle(directory: Path) -> Reading:
-    """Raises InputError BUNDLE_NOT_FOUND when ``directory`` cannot be opened as a folder."""
+def read_bundle(directory: Path, in_time: Callable[[], bool] = lambda: True) -> Reading:
+    """Raises InputError BUNDLE_NOT_FOUND when ``directory`` cannot be opened as a folder.
+
+    Args:
+        in_time: a trajectory is read no further once it says no.
+    """
+    folder = _open_folder(directory)
     try:
-        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InputError(
-            "BUNDLE_NOT_FOUND", f"cannot open bundle {directory}: {error.strerror}", "name the bundle's folder"
-        ) from error
-    try:
-        return _read(folder)
+        return _read(folder, in_time)
     finally:
         os.close(folder)
+
+
+def read_member(directory: Path, name: str) -> bytes | None:
+    """The bytes of one member, not a trajectory; None where it cannot be read. Raises InputError BUNDLE_NOT_FOUND."""
+    folder, reading = _open_folder(directory), Reading()
+    try:
+        _read_member(folder, name, reading, lambda: True)
+    finally:
+        os.close(folder)
+    return reading.files.get(name)
+
+
+def read_stamp(data: bytes) -> AnyStamp:
+    """A stamp of a known version. Raises StrictJsonError and pydantic.ValidationError."""
+    document = strict_json(data)
+    model = Stamp if isinstance(document, dict) and document.get("schema_version") == "stamp/1" else Stamp2
+    return model.model_validate_json(data)
+
+
+def _open_folder(directory: Path) -> int:
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError("BUNDLE_NOT_FOUND", f"cannot open bundle {directory}: {why}", "name the bundle's folder") from error
 
 
 def printable(name: str) -> str:
@@ -49,7 +85,7 @@ def printable(name: str) -> str:
     return ascii(name)[1:-1][:400]
 
 
-def _read(folder: int) -> Reading:
+def _read(folder: int, in_time: Callable[[], bool]) -> Reading:
     reading = Reading()
     names = _names(folder)
     reading.missing = [name for name in REQUIRED_MEMBERS if name not in names]
@@ -57,9 +93,9 @@ def _read(folder: int) -> Reading:
     for name in names:
         if reason := _bad_name(name, names):
             reading.not_regular[printable(name)] = reason
-    for name in (*REQUIRED_MEMBERS, *OPTIONAL_MEMBERS):
+    for name in _IN_ORDER:
         if name in names:
-            _read_member(folder, name, reading)
+            _read_member(folder, name, reading, in_time)
     return reading
 
 
@@ -84,7 +120,7 @@ def _bad_name(name: str, names: list[str]) -> str:
     return ""
 
 
-def _read_member(folder: int, name: str, reading: Reading) -> None:
+def _read_member(folder: int, name: str, reading: Reading, in_time: Callable[[], bool]) -> None:
     try:
         descriptor = os.open(name, _FLAGS, dir_fd=folder)
     except OSError as error:
@@ -95,14 +131,37 @@ def _read_member(folder: int, name: str, reading: Reading) -> None:
         os.close(descriptor)
         reading.not_regular[name] = reason
         return
-    with os.fdopen(descriptor, "rb") as file:
-        limit = SIZE_LIMITS[name]
-        # The file may grow while it is read, so the bytes decide, not the size in its inode.
-        data = file.read(limit + 1) if facts.st_size <= limit else b""
-        if facts.st_size > limit or len(data) > limit:
-            reading.too_large[name] = max(facts.st_size, len(data))
-            return
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            if facts.st_size > SIZE_LIMITS[name]:
+                reading.too_large[name] = facts.st_size
+            elif name == TRAJECTORY:
+                _scan(file, reading, in_time)
+            else:
+                _take(file, name, reading)
+    except OSError:
+        reading.not_regular[name] = "unreadable"
+
+
+def _take(file: IO[bytes], name: str, reading: Reading) -> None:
+    # The file may grow while it is read, so the bytes decide, not the size in its inode.
+    data = file.read(SIZE_LIMITS[name] + 1)
+    if len(data) > SIZE_LIMITS[name]:
+        reading.too_large[name] = len(data)
+        return
     reading.files[name] = data
+    reading.digests[name] = MemberDigest(sha256=sha256_hex(data), size=len(data))
+
+
+def _scan(file: IO[bytes], reading: Reading, in_time: Callable[[], bool]) -> None:
+    if reading.too_large:
+        return
+    found = scan(file, SIZE_LIMITS[TRAJECTORY], in_time)
+    if found.size > SIZE_LIMITS[TRAJECTORY]:
+        reading.too_large[TRAJECTORY] = found.size
+    elif not found.stopped:
+        reading.trajectory = found
+        reading.digests[TRAJECTORY] = MemberDigest(sha256=found.sha256, size=found.size)
 
 
 def _not_regular(facts: os.stat_result) -> str:

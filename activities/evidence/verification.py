@@ -7,15 +7,15 @@ The checks, in the order of their codes. Trust comes from the caller's trust roo
  3 MEMBER_EXTRA          and no other, hidden files and folders included
  4 MEMBER_NOT_REGULAR    each a regular file with one link and a plain name
  5 JSON_DUPLICATE_KEY    every JSON document reads the same in every parser
- 6 SIGNATURE_INVALID     one DSSE signature by a key of the trust root
- 7 SIGNER_UNTRUSTED      that key may sign for this builder, now
+ 6 SIGNATURE_INVALID     one DSSE signature by a signer of the trust file: a key, or a certified identity
+ 7 SIGNER_UNTRUSTED      that signer might sign for this builder when it did
  8 PAYLOAD_TYPE          in-toto
  9 PREDICATE_TYPE        Statement v1 with SLSA provenance v1
 10 SUBJECT_MISMATCH      subject = members 1-7
 11 CHECKSUM_FORMAT       canonical lines for members 1-5
 12 CHECKSUM_ORDER        sorted by bytes
 13 CHECKSUM_MISMATCH     of these bytes
-14 STAMP_SCHEMA          stamp/1, made while the key was valid
+14 STAMP_SCHEMA          stamp/1 or stamp/2, made neither later than it was signed nor later than now
 15 STAMP_ID              well formed; signer = the envelope's
 16 STAMP_BUNDLE_DIGEST   digest of checksums.sha256
 17 STAMP_MEMBERS         digests and sizes of members 1-5
@@ -23,21 +23,24 @@ The checks, in the order of their codes. Trust comes from the caller's trust roo
 19 POLICY_DIGEST         a trusted policy allowed it: passed set = required set
 20 UNKNOWN_PARAMETER     build type and external parameters as expected, no other
 21 GATE_NOT_PASSED       all gates pass, and the verdict follows from the recorded outcomes
+22 TRAJECTORY_CHAIN      each line is a step, and follows the one before it
+23 TRAJECTORY_PATCH      the last step is about this patch; with the repository, its snapshot is the patched tree's
 
-A check whose input an earlier one refused is ``checked: false``, which never counts as passed.
+A check whose input an earlier one refused is ``checked: false``, which never counts as passed. A verification that takes longer
+than its limit ends with SIZE_LIMIT, reason ``time``.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
-from activities.evidence import content_checks, envelope_checks, file_checks
-from activities.evidence.case import Case, Finding, NotChecked
+from activities.evidence import content_checks, envelope_checks, file_checks, gate_checks, trajectory_checks
+from activities.evidence.case import Case, Finding, NotChecked, Repository
 from activities.evidence.reading import printable, read_bundle
-from schemas.evidence import TrustRoot
 from schemas.gates import Check, GateReport
+from schemas.trust import Trust
 
 STEPS: tuple[tuple[str, Callable[[Case], Finding | None]], ...] = (
     ("SIZE_LIMIT", file_checks.size_limit),
@@ -60,45 +63,58 @@ STEPS: tuple[tuple[str, Callable[[Case], Finding | None]], ...] = (
     ("PATCH_TREE", content_checks.patch_tree),
     ("POLICY_DIGEST", content_checks.policy_digest),
     ("UNKNOWN_PARAMETER", envelope_checks.parameters),
-    ("GATE_NOT_PASSED", content_checks.gates),
+    ("GATE_NOT_PASSED", gate_checks.gates),
+    ("TRAJECTORY_CHAIN", trajectory_checks.chain),
+    ("TRAJECTORY_PATCH", trajectory_checks.patch),
 )
 CODES: tuple[str, ...] = tuple(code for code, _ in STEPS)
-_OPTIONAL_WITHOUT_REPOSITORY = "PATCH_TREE"
-
-
-class PatchApplier(Protocol):
-    """The part of the object store that verification needs."""
-
-    def apply(self, base_tree: str, diff: bytes) -> str: ...
+NEED_REPOSITORY = frozenset({"PATCH_TREE", "TRAJECTORY_PATCH"})
+"""May stay unchecked where no repository was given."""
+TIME_LIMIT_S = 300.0
 
 
 def verify_bundle(
     directory: Path,
-    trust: TrustRoot,
+    trust: Trust,
     *,
-    objects: PatchApplier | None = None,
+    objects: Repository | None = None,
     expected_parameters: Mapping[str, str] | None = None,
     now_ms: int,
+    limit_s: float = TIME_LIMIT_S,
+    clock: Callable[[], float] = time.monotonic,
 ) -> GateReport:
     """Check the bundle in ``directory``; every check is reported, in fixed order.
 
     Args:
-        objects: store that holds the base tree; without it PATCH_TREE is not checked.
+        objects: store that holds the base tree; without it :data:`NEED_REPOSITORY` may stay unchecked.
         expected_parameters: external parameters that the caller knows (task_id, repository, ref, profile).
-        now_ms: UTC milliseconds at which keys are judged.
+        now_ms: UTC milliseconds; nothing may be signed later than that.
+        limit_s: seconds after which no further check is begun.
 
     Raises:
         InputError: BUNDLE_NOT_FOUND.
     """
-    case = Case(read_bundle(directory), trust, objects, expected_parameters, now_ms)
-    checks = tuple(_run(code, step, case) for code, step in STEPS)
-    required = [check for check in checks if objects is not None or check.code != _OPTIONAL_WITHOUT_REPOSITORY]
+    ends = clock() + limit_s
+
+    def in_time() -> bool:
+        return clock() < ends
+
+    case = Case(read_bundle(directory, in_time), trust, objects, expected_parameters, now_ms)
+    checks = tuple(_run(code, step, case, in_time) for code, step in STEPS)
+    if any(check.reason == _LATE for check in checks):
+        checks = (_too_late(limit_s), *checks[1:])
+    required = [check for check in checks if objects is not None or check.code not in NEED_REPOSITORY]
     passed = all(check.checked and check.ok for check in required) and all(check.ok or not check.checked for check in checks)
     return GateReport(gate="trust", verdict="pass" if passed else "fail", checks=checks)
 
 
-def _run(code: str, step: Callable[[Case], Finding | None], case: Case) -> Check:
+_LATE = "the time was over"
+
+
+def _run(code: str, step: Callable[[Case], Finding | None], case: Case, in_time: Callable[[], bool]) -> Check:
     try:
+        if not in_time():
+            raise NotChecked(_LATE)
         finding = step(case)
     except NotChecked as gap:
         return Check(code=code, ok=False, checked=False, reason=str(gap), remedy=gap.remedy)
@@ -113,3 +129,10 @@ def _run(code: str, step: Callable[[Case], Finding | None], case: Case) -> Check
         actual=printable(finding.actual),
         remedy=finding.remedy,
     )
+
+
+def _too_late(limit_s: float) -> Check:
+    return Check(
+        code="SIZE_LIMIT", ok=False, reason="time", expected=f"checked within {limit_s:g} s", actual="not done",
+        remedy="verify it on a machine that is less busy",
+    )  # fmt: skip
