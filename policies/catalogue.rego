@@ -17,6 +17,7 @@ descriptors := {
 	"evidence.assemble_members": "cdbb62ad228796f4a653e1f93e5b77c9c160a125dae74c2bb7de61cefe248ee5",
 	"evidence.reread_patch": "9bf89941ef7a19c09c48c2231fa07908968cbb952b395dbaec4e48f3a4001532",
 	"evidence.seal_bundle": "234654179272bd868b3bea78a3318b7bb9488e797d7720e8a84c06ccc566bb93",
+	"evidence.seal_rejection": "5535483415ce831998bd2051551a3d825dce7f0b8abd2b1b2c2875b90ab99822",
 	"evidence.take_checkpoint": "454e9f19b25a85323d59aea6bb6b5eb269ec3af9ec2c1184ae8a6d9ceaa52fd1",
 	"evidence.trust_gate": "a60e60fa3bacfc6772856dc2c8a772b580c0092633dd5ef9f92e30c7172e4c3e",
 	"explore.localize": "3e2eeac74e717c2aa9385eab0d6efe35338c8f16f62ac9cab201664f36a61549",

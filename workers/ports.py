@@ -41,6 +41,7 @@ from activities.testbed.activities import TestbedActivities
 from activities.testbed.environment import Environments
 from activities.testbed.run import TestBed
 from activities.verify.activities import VerifyActivities
+from activities.verify.gating import RegressionActivities
 from schemas.task import SessionConfig
 from workers.fabric import CANDIDATE_BUNDLE, OPA_TOKEN, POLICY_BUNDLE, FabricState
 from workers.kernel import open_kernel
@@ -106,6 +107,7 @@ def open_ports(
         ExploreActivities(blobs, objects, Cursors(store), testbed),
         CompileActivities(blobs, objects),
         VerifyActivities(blobs, policy),
+        RegressionActivities(blobs, objects, policy, chain),
         EvidenceActivities(evidence),
         SigningActivities(evidence, signer),
         CheckpointActivities(store, load_checkpoint_signer(home.keys), sink),

@@ -1,4 +1,4 @@
-"""Verify: verdict, Regression Gate, Determinism Gate."""
+"""Verify: verdict, Determinism Gate. The Regression Gate is in :mod:`gating`."""
 
 from __future__ import annotations
 
@@ -12,24 +12,19 @@ from activities.record.blobs import BlobStore
 from activities.verify.determinism import Rerun, determinism_report, executions
 from activities.verify.diagnosing import ObservedRun, Tree, TreeRuns
 from activities.verify.judging import Evidence, agrees_with_digest, rule
-from activities.verify.regression import regression_report
 from schemas.canonical import jcs
 from schemas.capabilities import (
     DETERMINISM_GATE,
     JUDGE_RUNS,
-    REGRESSION_GATE,
     DeterminismInput,
     Judged,
     JudgeRuns,
     Members,
-    RegressionInput,
 )
 from schemas.error import Refused
-from schemas.evidence import Metric
 from schemas.gates import GateReport
 from schemas.policy import PolicyDecision
 from schemas.testing import Outcomes, TestRun
-from schemas.verdict import Judgement
 
 _OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
 
@@ -62,11 +57,6 @@ class VerifyActivities:
             mended=ruling.mended,
         )
 
-    @implements(REGRESSION_GATE)
-    def regression_gate(self, request: RegressionInput) -> GateReport:
-        judgement = Judgement.model_validate_json(self._blobs.get(request.judged.judgement))
-        return regression_report(judgement, request.baseline_commit, self._enough)
-
     @implements(DETERMINISM_GATE)
     def determinism_gate(self, request: DeterminismInput) -> GateReport:
         how = Rerun(
@@ -80,9 +70,6 @@ class VerifyActivities:
 
     def _may_be_reused(self, reused: bool) -> PolicyDecision:
         return self._policy.decide("gen4.determinism", {"reused": reused})
-
-    def _enough(self, metrics: tuple[Metric, ...]) -> PolicyDecision:
-        return self._policy.decide("gen4.metrics", {"metrics": [metric.model_dump(mode="json") for metric in metrics]})
 
     def _members(self, members: Members) -> Mapping[str, bytes]:
         return {name: self._blobs.get(ref) for name, ref in members.blobs.items()}

@@ -23,6 +23,7 @@ from activities.record.blobs import BlobStore
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.verify.activities import VerifyActivities
+from activities.verify.regression import regression_report, tests_metric
 from schemas.canonical import digest_of, jcs
 from schemas.capabilities import (
     AssembleMembers,
@@ -32,7 +33,6 @@ from schemas.capabilities import (
     JudgeRuns,
     Members,
     ReadMembers,
-    RegressionInput,
     SealBundle,
     SealedBundle,
     VerifyBundle,
@@ -44,6 +44,7 @@ from schemas.gates import GateReport
 from schemas.model import BlobRef
 from schemas.task import Source, TraceKeys
 from schemas.testing import Environment, Limits, Outcomes, Patch, TestRun
+from schemas.verdict import Judgement
 from tests.evidence.workshop import BASE, NOW_S, PATCHED, POLICY_DIGEST, make_inputs, make_run
 
 pytestmark = pytest.mark.usefixtures("admitted")
@@ -96,6 +97,14 @@ class Fabric:
             trajectory=None if trajectory is None else self.blobs.put(trajectory),
         )  # fmt: skip
 
+    def regression(self, judged: Judged) -> GateReport:
+        judgement = Judgement.model_validate_json(self.blobs.get(judged.judgement))
+        metrics = [metric] if (metric := tests_metric(judgement)) else []
+        return regression_report(
+            judgement, self.source.base_commit, metrics, lambda question: self.verify._policy.decide("gen4.metrics", question),
+            now="2026-01-01T00:00:00Z",
+        )  # fmt: skip
+
     def sealing(self, trajectory: bytes | None = None) -> SealBundle:
         """The request of a workflow in which everything went well, re-run and both gates included."""
         request = self.assembling(trajectory)
@@ -103,9 +112,7 @@ class Fabric:
         reread = self.compile.import_patch(self.evidence.reread_patch(ReadMembers(members=members, source=self.source)))
         rerun = self.evidence.assemble_members(request.model_copy(update={"patch": reread.patch}))
         gates: dict[str, GateReport] = {
-            "regression": self.verify.regression_gate(
-                RegressionInput(judged=request.judged, baseline_commit=self.source.base_commit)
-            ),
+            "regression": self.regression(request.judged),
             "determinism": self.verify.determinism_gate(
                 DeterminismInput(first=members, rerun=rerun, runs=2, isolation="fresh_sandbox")
             ),

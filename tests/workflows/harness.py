@@ -44,6 +44,7 @@ from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.record.store import Store
 from activities.verify.activities import VerifyActivities
+from activities.verify.gating import RegressionActivities
 from schemas.approval import ApprovalRequest, DecisionKind
 from schemas.candidate import Candidate, Exploration
 from schemas.canonical import jcs, sha256_hex
@@ -247,7 +248,7 @@ class Fabric:
         self.notary = Notary(self.blobs, self.home.bundles)
         self.implementers: tuple[object, ...] = (
             self.control, self.bed, self.engine, self.notary, CompileActivities(self.blobs, self.objects),
-            VerifyActivities(self.blobs, policy),
+            VerifyActivities(self.blobs, policy), RegressionActivities(self.blobs, self.objects, policy, self.chain),
             CheckpointActivities(self.store.tenant(TENANT), load_checkpoint_signer(self.home.keys)),
             PolicyActivities(policy, self.blobs, self.objects, self.chain, roots=(self.repositories,)),
             ForgeActivities(self.store.tenant(TENANT), self.objects, self.home.objects, self.home.keys, policy, rules),

@@ -1,0 +1,196 @@
+"""The Regression Gate's capability: reads what was measured from the stores, compares it, asks policy, records who answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from activities.kernel.acting import acting
+from activities.kernel.implementing import implements
+from activities.kernel.judging import PolicyPort
+from activities.record.blobs import BlobStore
+from activities.record.chain import EventChain
+from activities.record.objects import ObjectStore
+from activities.verify.coverage_metric import ChangedLines, changed_lines, compare_coverage
+from activities.verify.findings import compare_findings
+from activities.verify.licences import compare_dependencies, compare_licences
+from activities.verify.measuring import Measured, Tolerances
+from activities.verify.performance import compare_benchmark, compare_timings
+from activities.verify.regression import regression_report, tests_metric
+from activities.verify.size import compare_sizes
+from schemas.capabilities import REGRESSION_GATE, RegressionInput
+from schemas.error import Refused
+from schemas.event import EventDraft
+from schemas.gates import GateReport, MetricName
+from schemas.model import BlobRef
+from schemas.policy import PolicyDecision
+from schemas.regression import BenchmarkSample, Finding
+from schemas.testing import Coverage, Environment, EnvironmentLock, TestRun, Wheel
+from schemas.verdict import Judgement
+
+_COVERAGE: TypeAdapter[Coverage] = TypeAdapter(Coverage)
+_TIMINGS: TypeAdapter[dict[str, int]] = TypeAdapter(dict[str, int])
+_FINDINGS: TypeAdapter[list[Finding]] = TypeAdapter(list[Finding])
+_LARGEST_FILE = 2 * 1024 * 1024
+"""Lines of larger files are not compared."""
+
+
+class RegressionActivities:
+    """Compares two trees by what was observed of them; a metric of which one side is missing is absent, with its reason."""
+
+    def __init__(self, blobs: BlobStore, objects: ObjectStore, policy: PolicyPort, chain: EventChain) -> None:
+        self._blobs, self._objects, self._policy, self._chain = blobs, objects, policy, chain
+
+    @implements(REGRESSION_GATE)
+    def regression_gate(self, request: RegressionInput) -> GateReport:
+        judgement = Judgement.model_validate_json(self._blobs.get(request.judged.judgement))
+        measured, missing = self._measure(request, judgement)
+        report = regression_report(
+            judgement, request.baseline_commit, measured, self._decide, waivers=request.waivers,
+            now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), missing=missing,
+        )  # fmt: skip
+        self._record(report)
+        return report
+
+    def _measure(self, request: RegressionInput, judgement: Judgement) -> tuple[list[Measured], dict[MetricName, str]]:
+        rules = Tolerances.load()
+        missing: dict[MetricName, str] = {}
+        found = [
+            tests_metric(judgement),
+            self._coverage(request, rules, missing),
+            self._performance(request, rules, missing),
+            self._security(request, rules, missing),
+            *self._dependencies(request, rules, missing),
+            compare_sizes(request.base_scan, request.patched_scan, rules.size),
+        ]
+        return [one for one in found if one is not None], missing
+
+    # --- coverage ----------------------------------------------------------------------------------------------------
+
+    def _coverage(self, request: RegressionInput, rules: Tolerances, missing: dict[MetricName, str]) -> Measured | None:
+        base, patched = self._coverage_of(request.base), self._coverage_of(request.patched)
+        if base is None or patched is None:
+            missing["coverage"] = f"the runs of the {'base' if base is None else 'patched'} tree measured no coverage"
+            return None
+        return compare_coverage(base, patched, self._changed_lines(request, patched), rules.coverage)
+
+    def _coverage_of(self, runs: Sequence[TestRun]) -> Coverage | None:
+        reference = next((run.coverage for run in runs if run.coverage is not None), None)
+        return None if reference is None else self._read(_COVERAGE, reference)
+
+    def _changed_lines(self, request: RegressionInput, measured: Coverage) -> ChangedLines:
+        if request.base_tree is None or request.result_tree is None:
+            return {}
+        lines: dict[str, frozenset[int]] = {}
+        for change in self._objects.changes(request.base_tree, request.result_tree):
+            lines[change.path] = frozenset()
+            if change.path in measured and change.status in "AM":
+                before = self._objects.read(change.old_oid) if change.status == "M" else None
+                after = self._objects.read(change.new_oid)
+                if len(before or b"") + len(after) <= _LARGEST_FILE:
+                    lines[change.path] = changed_lines(before, after)
+        return lines
+
+    # --- performance -------------------------------------------------------------------------------------------------
+
+    def _performance(self, request: RegressionInput, rules: Tolerances, missing: dict[MetricName, str]) -> Measured | None:
+        """Timings of tests and the benchmark, where there is one, are one metric."""
+        parts = [
+            self._timings(request, rules, missing),
+            self._benchmark(request.base_benchmark, request.patched_benchmark, rules, missing),
+        ]
+        measured = [part for part in parts if part is not None]
+        if not measured:
+            return None
+        summary = "; ".join(part.summary for part in measured)
+        return Measured("performance", summary, tuple(one for part in measured for one in part.regressions))
+
+    def _timings(self, request: RegressionInput, rules: Tolerances, missing: dict[MetricName, str]) -> Measured | None:
+        runs = (*request.base, *request.patched)
+        if not request.in_turn or any(run.cached for run in runs):
+            missing["performance"] = "the runs of both trees did not take turns, so their times do not compare"
+            return None
+        if any(run.timings is None for run in runs):
+            missing["performance"] = "not every run was timed"
+            return None
+        base, patched = ([self._timing_of(run) for run in tree] for tree in (request.base, request.patched))
+        found = compare_timings(base, patched, rules.performance)
+        if found is None:
+            missing["performance"] = f"{len(base)} and {len(patched)} runs are too few to tell a slower tree from chance"
+        return found
+
+    def _timing_of(self, run: TestRun) -> dict[str, int]:
+        """Of tests that passed: how long a test took to fail says nothing."""
+        assert run.timings is not None  # noqa: S101  the caller has looked
+        outcomes = self._blobs.get_json(run.outcomes)
+        return {test: time for test, time in self._read(_TIMINGS, run.timings).items() if outcomes.get(test) == "passed"}
+
+    def _benchmark(
+        self, base: Sequence[BenchmarkSample], patched: Sequence[BenchmarkSample], rules: Tolerances,
+        missing: dict[MetricName, str],
+    ) -> Measured | None:  # fmt: skip
+        """The median of each sandbox is one observation: what is repeated within it shares its luck."""
+        if not base and not patched:
+            return None
+        for name, samples in (("base", base), ("patched", patched)):
+            if failed := next((sample for sample in samples if not sample.micros), None):
+                missing["performance"] = f"the benchmark fails on the {name} tree: exit code {failed.exit_code} {failed.message}"
+                return None
+        found = compare_benchmark(_medians(base), _medians(patched), rules.performance)
+        if found is None:
+            missing["performance"] = f"{len(base)} and {len(patched)} runs of the benchmark are too few"
+        return found
+
+    # --- security, dependencies --------------------------------------------------------------------------------------
+
+    def _security(self, request: RegressionInput, rules: Tolerances, missing: dict[MetricName, str]) -> Measured | None:
+        base, patched = request.base_scan, request.patched_scan
+        if base is None or patched is None:
+            missing["security"] = missing["size"] = "the trees were not scanned"
+            return None
+        if base.findings is None or patched.findings is None:
+            missing["security"] = f"a scan came to no end: {base.message or patched.message}"
+            return None
+        before, after = self._read(_FINDINGS, base.findings), self._read(_FINDINGS, patched.findings)
+        return compare_findings(before, after, patched.gone, rules.security, rules.controls)
+
+    def _dependencies(
+        self, request: RegressionInput, rules: Tolerances, missing: dict[MetricName, str]
+    ) -> tuple[Measured, ...]:
+        if request.environment is None:
+            missing["dependencies"] = missing["licences"] = "the environment was not given"
+            return ()
+        base, patched = self._wheels(request.environment), self._wheels(request.patched_environment or request.environment)
+        return compare_dependencies(base, patched, rules.dependencies), compare_licences(base, patched, rules.licences)
+
+    def _wheels(self, environment: Environment) -> tuple[Wheel, ...]:
+        return EnvironmentLock.model_validate_json(self._blobs.get(environment.lock)).wheels
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _decide(self, question: Mapping[str, Any]) -> PolicyDecision:
+        return self._policy.decide("gen4.metrics", question)
+
+    def _record(self, report: GateReport) -> None:
+        """Who answered for what, and until when; once for each decision."""
+        who = acting()
+        for waiver in report.waivers:
+            draft = EventDraft(
+                kind="waiver.granted", task_id=who.keys.task_id, capability_id=REGRESSION_GATE.id,
+                version=REGRESSION_GATE.version, idempotency_key=f"{who.effect_key}/waiver.granted/{waiver.id}",
+                payload=waiver.model_dump(mode="json"),
+            )  # fmt: skip
+            self._chain.append(who.keys, who.actor, draft)
+
+    def _read(self, kind: TypeAdapter[Any], reference: BlobRef) -> Any:
+        try:
+            return kind.validate_python(self._blobs.get_json(reference))
+        except ValidationError as error:
+            raise Refused("MEASURE_INVALID", f"a measure {reference.sha256} does not fit its model: {error}") from error
+
+
+def _medians(samples: Sequence[BenchmarkSample]) -> list[int]:
+    return [sorted(sample.micros)[len(sample.micros) // 2] for sample in samples]
