@@ -50,6 +50,16 @@ def is_ancestor(git: Git, commit: str, head: str) -> bool:
     return True
 
 
+def merge_base(git: Git, one: str, other: str) -> str | None:
+    """The best common ancestor of two commits of the repository; None if its history shows none."""
+    try:
+        return git.run("merge-base", object_id(one), object_id(other)).decode().split()[0]
+    except GitFailed as error:
+        if error.status == 1:
+            return None
+        raise
+
+
 def write_commit(
     git: Git, tree: str, parents: Iterable[str], message: str, author: str, committer: str, date: int, signing_key: Path
 ) -> str:

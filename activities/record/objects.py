@@ -114,6 +114,10 @@ class ObjectStore:
         """Whether ``head`` is ``commit`` or was built on it; both are in the store."""
         return commits.is_ancestor(self._git, commit, head)
 
+    def merge_base(self, one: str, other: str) -> str | None:
+        """The best common ancestor of two commits in the store; None where the histories at hand show none."""
+        return commits.merge_base(self._git, one, other)
+
     def entries(self, tree: str) -> list[TreeEntry]:
         """All files, links and gitlinks, sorted by path. Each tree object is hashed again on the way."""
         return read_tree(self._git, tree)
