@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 
-from schemas.capabilities import (
-    CLOSE_SESSION,
-    FETCH_SOURCE,
-    OPEN_SESSION,
-    REVIEW_REQUEST,
-    CloseSession,
-    CompileResult,
-    FetchSource,
-    OpenSession,
-    ReviewRequest,
-)
+from schemas.capabilities import FETCH_SOURCE, CompileResult, FetchSource, OpenSession, ReviewRequest
 from schemas.details import session_details, stage_details
 from schemas.jobs import CompileJob
 from schemas.request import CompileRequest, Rejection, SessionResult
-from schemas.session import CloseReason, Outcome, State
+from schemas.session import Outcome, State
 from schemas.status import SessionStatus
 from schemas.task import SessionContext
 from schemas.testing import TestPlan
+from workflows.alone import Ending, admitted, alone
 from workflows.calling import call
 from workflows.compilation import Compilation
 from workflows.doors import accepted, invalid_input, plan_of
-from workflows.failing import Stop, failure_of, rejection_of, stop
 from workflows.progress import Progress, label
-from workflows.verdicts import denial, failed_gate, remedy_of
+from workflows.verdicts import failed_gate, remedy_of
 
 
 @workflow.defn(name="Compile")
@@ -65,71 +53,34 @@ class Compile:
     async def _alone(self, asked: CompileRequest, plan: TestPlan) -> SessionResult:
         """A session of its own, without the state machine: intake, policy, source, compile, close."""
         self._asked = asked
-        try:
-            with self._progress.stage("intake"):
-                context = await call(
-                    OPEN_SESSION,
-                    OpenSession(
-                        kind="compile", repository=asked.repository, ref=asked.ref, limits=asked.limits,
-                        budget=asked.budget.amounts if asked.budget else None,
-                    ),
-                    summary="open the session",
-                )
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            refused = rejection_of(error, "intake")
-            raise invalid_input(f"{', '.join(refused.codes)}: {refused.message} — {refused.remedy}") from None
-        label(context, "compile", asked.repository, "medium")
-        try:
-            self._state = State.EXECUTING
-            job = await self._admitted(asked, plan, context)
-            compiled = await Compilation(job, self._progress).run()
+        opening = OpenSession(
+            kind="compile", repository=asked.repository, ref=asked.ref, limits=asked.limits,
+            budget=asked.budget.amounts if asked.budget else None,
+        )  # fmt: skip
+
+        async def work(context: SessionContext) -> tuple[SessionResult, Ending]:
+            compiled = await Compilation(await self._admitted(asked, plan, context), self._progress).run()
             result = self._session_result(context, compiled)
-            ending: tuple[CloseReason, Outcome | None] = ("compiled", result.outcome)
-        except Stop as stopped:
-            result, ending = self._rejected(context, stopped.rejection, stopped.outcome), (stopped.reason_code, stopped.outcome)
-        except (FailureError, asyncio.CancelledError) as error:
-            if is_cancelled_exception(error):
-                await self._close(context, "cancelled", "cancelled", None)
-                raise
-            if (failure := failure_of(error)) is not None and failure.type == "RUN_RESET":
-                raise failure from None
-            why = rejection_of(error, "compile")
-            killed = "KILL_SWITCH" in why.codes
-            ending = ("kill_switch", "cancelled") if killed else ("failed_final", "failed")
-            result = self._rejected(context, why, "cancelled" if killed else "failed")
-        await self._close(context, *ending, result.rejection)
-        self._result = result
+            return result, ("compiled", result.outcome, result.rejection)
+
+        result = await alone(opening, "compile", self._progress, work, self._rejected, self._begun)
+        self._state, self._result = State.CLOSED, result
         self._show()
         return result
 
+    def _begun(self) -> None:
+        self._state = State.EXECUTING
+
     async def _admitted(self, asked: CompileRequest, plan: TestPlan, context: SessionContext) -> CompileJob:
-        with self._progress.stage("policy review"):
-            review = await call(
-                REVIEW_REQUEST,
-                ReviewRequest(
-                    repository=asked.repository, ref=asked.ref, budget=asked.budget.amounts if asked.budget else {}
-                ),
-                summary="is it admitted?",
-            )
-            if review.decision != "allow":
-                raise stop("policy review", *denial(review), outcome="rejected")
+        budget = asked.budget.amounts if asked.budget else {}
+        await admitted(ReviewRequest(repository=asked.repository, ref=asked.ref, budget=budget), self._progress)
         with self._progress.stage("fetch source"):
             source = await call(FETCH_SOURCE, FetchSource(repository=asked.repository, ref=asked.ref), summary="the base commit")
         return CompileJob(
-            context=context, source=source, plan=plan, requirements=asked.requirements, failing_tests=asked.failing_tests,
-            limits=context.config.limits, patch=asked.patch, patch_ref=asked.patch_ref,
+            context=context, source=source, plan=plan.model_copy(update={"frozen_clock": asked.frozen_clock}),
+            requirements=asked.requirements, failing_tests=asked.failing_tests, limits=context.config.limits, patch=asked.patch,
+            patch_ref=asked.patch_ref, cache=asked.cache, waivers=asked.waivers,
         )  # fmt: skip
-
-    async def _close(
-        self, context: SessionContext, reason: CloseReason, outcome: Outcome | None, rejection: Rejection | None
-    ) -> None:
-        text = f"{', '.join(rejection.codes)}: {rejection.message}" if rejection else ""
-        await call(
-            CLOSE_SESSION, CloseSession(reason_code=reason, outcome=outcome, reason=text[:2_000]), summary="close the session"
-        )
-        self._state = State.CLOSED
 
     def _session_result(self, context: SessionContext, compiled: CompileResult) -> SessionResult:
         if compiled.verdict != "accepted":
@@ -138,6 +89,7 @@ class Compile:
                 codes=compiled.codes,
                 message=compiled.message,
                 remedy=remedy_of(compiled),
+                report=compiled.rejection.directory if compiled.rejection else None,
             )
             return self._rejected(context, rejection, "failed" if compiled.verdict == "infra_error" else "rejected")
         assert compiled.bundle is not None  # noqa: S101  an accepted patch has its bundle
