@@ -29,6 +29,8 @@ descriptors := {
 	"policy.review_patch": "055ba4725cc8f8469ead16f192c3985f9a9005cbc0413efbe6aedc7703e2b600",
 	"policy.review_request": "f3b921c6cb87dd21791475196fc63122ae7ab8e937005882eecfd13c3f7df6b4",
 	"testbed.prepare_environment": "a1bf998850a7331d13df2e132444112970d0081f479779a4bca1280c4407359c",
+	"testbed.recall_runs": "d8e784e2842eaf2d816cbfdd96d1e1480ee90cc44adc9a0ea4605bfedb3bb73d",
+	"testbed.remember_runs": "6d2bc22f039a900b9233146c77fd1208e9fa11eae4d43fd9b1ef16b6d602ff2f",
 	"testbed.run_tests": "321e6132c53a1efcbe75c22d9260a78ab3e218b64dc2a18532076ee1479b9891",
 	"verify.determinism_gate": "b40df5b09399ac6de89af582a5010dee11f1156835bf42303931eb05ad9c415a",
 	"verify.judge_runs": "ef10b419628f245cea2cad3b0dc2675953eb57d48663b3e6032a611efff5c0f8",

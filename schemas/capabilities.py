@@ -253,6 +253,14 @@ RUN_TESTS = Capability(
     timeout=timedelta(hours=1), heartbeat=_BEAT,
     server="sandbox", metered=True,
 )
+RECALL_RUNS = Capability(
+    id="testbed.recall_runs", input=RecallRuns, output=RecalledRuns, side_effect="read", risk="low", pool="stable",
+    timeout=timedelta(minutes=1),
+)
+REMEMBER_RUNS = Capability(
+    id="testbed.remember_runs", input=RememberRuns, output=RememberedRuns, side_effect="write", risk="low", pool="stable",
+    timeout=timedelta(minutes=1),
+)
 
 
 # --- explore ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ EventKind = Literal[
     "compile.completed", "bundle.sealed", "verify.verdict", "change.opened", "change.merged", "rollout.changed",
     "breaker.changed", "config.changed", "killswitch.changed", "key.created", "key.rotated", "key.revoked", "auth.refused",
     "sandbox.violation", "sandbox.killed", "store.restored", "execution.reset", "payload.erased", "checkpoint.signed",
+    "cache.conflict",
     "waiver.granted",
 ]  # fmt: skip
 """The kinds that this version writes; later versions add to it (contracts §8 has the whole list)."""

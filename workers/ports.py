@@ -35,10 +35,12 @@ from activities.record.cursors import Cursors
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.record.payloads import PayloadVault
+from activities.record.run_cache import RunCache
 from activities.record.sink import Sink
 from activities.record.store import Store, now_ms
 from activities.testbed.activities import TestbedActivities
 from activities.testbed.environment import Environments
+from activities.testbed.recalling import RunCacheActivities
 from activities.testbed.run import TestBed
 from activities.verify.activities import VerifyActivities
 from activities.verify.gating import RegressionActivities
@@ -104,6 +106,7 @@ def open_ports(
         PolicyActivities(policy, blobs, objects, chain, roots=settings.repository_roots, hosts=settings.repository_hosts),
         ForgeActivities(store, objects, home.objects, home.keys, policy, rules),
         TestbedActivities(environments, testbed),
+        RunCacheActivities(blobs, RunCache(store)),
         ExploreActivities(blobs, objects, Cursors(store), testbed),
         CompileActivities(blobs, objects),
         VerifyActivities(blobs, policy),

@@ -10,7 +10,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from schemas.error import InputError, Refused
 
-HEAD = "r0002"
+HEAD = "r0003"
 """The migration that this code is written for."""
 EVERYONE = "*"
 """The tenant that an administrator acts as: rows of all tenants. A database role that is bound to one tenant never can."""

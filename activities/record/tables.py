@@ -406,3 +406,18 @@ SESSION_VIEW = Table(
     PrimaryKeyConstraint("tenant_id", "session_id"),
 )  # fmt: skip
 """A read view: rebuilt at any time from events alone; ``seq`` is the last event that it contains."""
+
+# --- run cache (contracts §10) ---------------------------------------------------------------------------------------
+
+RUN_CACHE = Table(
+    "run_cache", METADATA,
+    Column("run_key", String(64), primary_key=True),
+    *_trace_keys(primary=True),
+    Column("outcomes_sha256", String(64), nullable=False),
+    Column("runs_sha256", String(64), nullable=False),
+    Column("runs_size", BigInteger, nullable=False),
+    Column("measured", Boolean, nullable=False),
+    Column("state", String(16), nullable=False),
+    *_times(),
+)  # fmt: skip
+"""Agreed runs of a tree, in the content store; ``state`` is agreed, or irreproducible once other agreed outcomes came."""
