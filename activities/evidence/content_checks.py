@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import ValidationError
 
 from activities.evidence.case import Case, Finding, NotChecked
@@ -69,6 +71,8 @@ def stamp_schema(case: Case) -> Finding | None:
         return Finding(
             reason="schema", member=STAMP, expected="stamp/1 or stamp/2", actual=f"{where}: {error.errors()[0]['msg']}"
         )
+    if _has_null(case.need_document(STAMP)):
+        return Finding(reason="schema", member=STAMP, expected="optional fields absent, never null", actual="null")
     case.stamp = stamp
     latest_ms = min(case.now_ms, case.now_ms if case.proven_ms is None else case.proven_ms)
     if milliseconds_of(stamp.created_at) > latest_ms + _CLOCK_SKEW_MS:
@@ -80,6 +84,11 @@ def stamp_schema(case: Case) -> Finding | None:
             remedy="check the clocks of the signer and of this machine",
         )
     return None
+
+
+def _has_null(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is None or any(map(_has_null, inner))
 
 
 def stamp_id(case: Case) -> Finding | None:

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activities.evidence import sigstore_bundle
-from activities.evidence.keys import Signer, trusted_key
+from activities.evidence.content import LINE_LIMIT
+from activities.evidence.signing import Signer
 from activities.evidence.verification import CODES, verify_bundle
 from activities.kernel import dsse
-from schemas.canonical import jcs
+from schemas.canonical import jcs, sha256_hex
 from schemas.error import InputError, Refused
 from schemas.evidence import (
     CHECKSUMS,
@@ -35,20 +36,20 @@ from schemas.evidence import (
     TEST_RESULTS,
     TRAJECTORY,
     Envelope,
-    TrustRoot,
     timestamp_of,
 )
 from schemas.gates import Check, GateReport
 from schemas.testing import Outcomes
+from schemas.trust import Trust
 from schemas.verdict import judge
-from tests.evidence.workshop import BASE, NOW_S, PATCHED, Workshop, make_run
+from tests.evidence.workshop import BASE, NOW_S, PATCHED, Workshop, make_run, make_trust, trusted
 
 NOW_MS = NOW_S * 1000 + 5_000
 Files = dict[str, bytes]
 Place = Callable[[Files], Path]
 
 
-def verify(folder: Path, trust: TrustRoot, **more: Any) -> GateReport:
+def verify(folder: Path, trust: Trust, **more: Any) -> GateReport:
     return verify_bundle(folder, trust, now_ms=NOW_MS, **more)
 
 
@@ -58,7 +59,7 @@ def first_failure(report: GateReport) -> Check:
     return next(check for check in report.checks if check.checked and not check.ok)
 
 
-def refused(workshop: Workshop, place: Place, files: Files, trust: TrustRoot | None = None) -> tuple[str, str]:
+def refused(workshop: Workshop, place: Place, files: Files, trust: Trust | None = None) -> tuple[str, str]:
     check = first_failure(verify(place(files), trust or workshop.trust))
     assert check.remedy, "every failed check says what to do"
     return check.code, check.reason
@@ -309,17 +310,17 @@ def test_everything_signed_again_by_a_stranger(workshop: Workshop, place: Place,
 
 def test_a_second_trust_file_refuses_the_bundle(workshop: Workshop, place: Place) -> None:
     """Threats 1.3: a signature means something only to those who trust its key."""
-    other = workshop.trust.model_copy(update={"keys": (trusted_key(_stranger(), NOW_S - 60),)})
+    other = workshop.trust.model_copy(update={"signers": (trusted(_stranger(), NOW_S - 60),)})
     assert refused(workshop, place, workshop.files, other) == ("SIGNATURE_INVALID", "hint_unknown")
 
 
 def test_nothing_listed_means_nothing_trusted(workshop: Workshop, place: Place) -> None:
-    empty = TrustRoot(schema_version="trust/1", assurance="single_operator", keys=(), policy_digests=())
+    empty = make_trust(policies=())
     assert refused(workshop, place, workshop.files, empty) == ("SIGNATURE_INVALID", "hint_unknown")
 
 
-def _trusting(workshop: Workshop, **changes: Any) -> TrustRoot:
-    return workshop.trust.model_copy(update={"keys": (workshop.trust.keys[0].model_copy(update=changes),)})
+def _trusting(workshop: Workshop, **changes: Any) -> Trust:
+    return workshop.trust.model_copy(update={"signers": (workshop.trust.signers[0].model_copy(update=changes),)})
 
 
 @pytest.mark.parametrize(
@@ -343,7 +344,7 @@ def test_a_trust_root_of_separated_roles_refuses_an_embedded_builder(workshop: W
 
 
 def test_a_key_listed_twice_is_ambiguous(workshop: Workshop, place: Place) -> None:
-    twice = workshop.trust.model_copy(update={"keys": workshop.trust.keys * 2})
+    twice = workshop.trust.model_copy(update={"signers": workshop.trust.signers * 2})
     assert refused(workshop, place, workshop.files, twice) == ("SIGNER_UNTRUSTED", "ambiguous")
 
 
@@ -497,16 +498,27 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _with_metric(name: str, verdict: str, waived: bool) -> Callable[[dict[str, Any]], None]:
+    return lambda stamp: stamp["gates"]["regression"]["metrics"].append({"name": name, "verdict": verdict, "waived": waived})
+
+
+def _waiver(id: str, metric: str, expires_s: int, subject: str = "*") -> dict[str, str]:
+    return {"id": id, "metric": metric, "subject": subject, "owner": "mo", "expires_at": timestamp_of(expires_s)}
+
+
 _STAMP_DEFECTS: list[tuple[Callable[[dict[str, Any]], Any], str, str]] = [
-    (_set("schema_version", "stamp/2"), "STAMP_SCHEMA", "schema"),
+    (_set("schema_version", "stamp/1"), "STAMP_SCHEMA", "schema"),
+    (_set("schema_version", "stamp/3"), "STAMP_SCHEMA", "schema"),
     (_set("unknown", 1), "STAMP_SCHEMA", "schema"),
     (_set("supersedes", None), "STAMP_SCHEMA", "schema"),
-    (_set("compile.cache", "hit"), "STAMP_SCHEMA", "schema"),
+    (_set("compile.cache", "stale"), "STAMP_SCHEMA", "schema"),
+    (_set("compile.probe", "skipped"), "STAMP_SCHEMA", "schema"),
+    (_set("gates.regression.waived", True), "STAMP_SCHEMA", "schema"),
     (_set("compile.network", "host"), "STAMP_SCHEMA", "schema"),
     (_set("created_at", "2026-02-30T00:00:00Z"), "STAMP_SCHEMA", "schema"),
     (_set("created_at", "2026-02-03 00:00:00"), "STAMP_SCHEMA", "schema"),
     (_set("created_at", timestamp_of(NOW_S + 100_000)), "STAMP_SCHEMA", "created_at"),
-    (_set("created_at", timestamp_of(NOW_S - 100_000)), "STAMP_SCHEMA", "created_at"),
+    (_set("created_at", timestamp_of(NOW_S - 100_000)), "SIGNER_UNTRUSTED", "not_yet_valid"),
     (lambda stamp: stamp.pop("candidate_id"), "STAMP_SCHEMA", "schema"),
     (_set("stamp_id", "stm_" + "A" * 32), "STAMP_ID", "format"),
     (_set("stamp_id", "stm_" + "a" * 31), "STAMP_ID", "format"),
@@ -531,6 +543,17 @@ _STAMP_DEFECTS: list[tuple[Callable[[dict[str, Any]], Any], str, str]] = [
     (_set("gates.regression.metrics", []), "GATE_NOT_PASSED", "metrics"),
     (_set("gates.determinism.runs", 1), "GATE_NOT_PASSED", "runs"),
     (_set("gates.determinism.rerun_bundle_digest", "sha256:" + "0" * 64), "GATE_NOT_PASSED", "rerun"),
+    (_set("compile.sentinels", 0), "GATE_NOT_PASSED", "sentinels"),
+    (_set("compile.receipts", []), "GATE_NOT_PASSED", "receipts"),
+    (lambda stamp: stamp["compile"]["receipts"].reverse(), "GATE_NOT_PASSED", "receipts"),
+    (_set("compile.receipts", ["0" * 64, "0" * 64]), "GATE_NOT_PASSED", "receipts"),
+    (_set("gates.regression.metrics", [{"name": "coverage", "verdict": "pass", "waived": False}]), "GATE_NOT_PASSED", "metrics"),
+    (_with_metric("coverage", "fail", False), "GATE_NOT_PASSED", "metrics"),
+    (_with_metric("coverage", "inconclusive", True), "GATE_NOT_PASSED", "metrics"),
+    (_with_metric("tests", "pass", False), "GATE_NOT_PASSED", "metrics"),
+    (_with_metric("coverage", "fail", True), "GATE_NOT_PASSED", "waivers"),
+    (_set("gates.regression.waivers", [_waiver("w", "coverage", NOW_S)]), "GATE_NOT_PASSED", "waiver_expired"),
+    (_set("gates.regression.waivers", [_waiver("w", "coverage", NOW_S + 9)] * 2), "GATE_NOT_PASSED", "waivers"),
     (_set("fix.completeness", "partial"), "GATE_NOT_PASSED", "verdict"),
     (_set("fix.targets_sha256", "0" * 64), "GATE_NOT_PASSED", "verdict"),
 ]  # fmt: skip
@@ -605,6 +628,37 @@ def test_a_stamp_cannot_claim_what_the_outcomes_do_not_show(
     assert refused(workshop, place, _with_outcomes(workshop, base, patched)) == ("GATE_NOT_PASSED", "verdict")
 
 
+_LOST: Outcomes = {**PATCHED, "tests/test_calc.py::test_zero": "failed"}
+
+
+@pytest.mark.parametrize(
+    ("waiver", "reason"),
+    [
+        (_waiver("w", "tests", NOW_S + 60, "tests/test_calc.py::test_zero"), None),
+        (_waiver("w", "tests", NOW_S, "tests/test_calc.py::test_zero"), "waiver_expired"),
+        (_waiver("w", "tests", NOW_S + 60, "tests/test_calc.py::test_other"), "verdict"),
+        (_waiver("w", "coverage", NOW_S + 60, "tests/test_calc.py::test_zero"), "waivers"),
+    ],
+)
+def test_a_lost_test_counts_unless_a_waiver_covers_exactly_it(
+    workshop: Workshop, place: Place, waiver: dict[str, str], reason: str | None
+) -> None:
+    inputs = dataclasses.replace(
+        workshop.inputs, patched=make_run(_LOST, "2"), patched_outcomes=_LOST, judgement=judge(BASE, _LOST)
+    )
+
+    def waive(stamp: dict[str, Any]) -> None:
+        stamp["gates"]["regression"].update(
+            metrics=[{"name": "tests", "verdict": "fail", "waived": True}], waivers=[waiver]
+        )
+
+    files = workshop.remade(inputs, stamp=waive)
+    if reason is None:
+        assert verify(place(files), workshop.trust).verdict == "pass"
+    else:
+        assert refused(workshop, place, files) == ("GATE_NOT_PASSED", reason)
+
+
 def test_a_partial_fix_is_one_and_says_so(workshop: Workshop, place: Place) -> None:
     base: Outcomes = {**BASE, "tests/test_calc.py::test_other": "failed"}
     patched: Outcomes = {**PATCHED, "tests/test_calc.py::test_other": "failed"}
@@ -616,26 +670,136 @@ def test_a_partial_fix_is_one_and_says_so(workshop: Workshop, place: Place) -> N
 # --- the patch and the repository -------------------------------------------------------------------------------------
 
 
+SNAPSHOT = "5a" * 32
+
+
 class TreeOf:
     """An object store that knows one answer."""
 
-    def __init__(self, result: str | Refused) -> None:
-        self._result = result
+    def __init__(self, result: str | Refused, snapshot: str | Refused = SNAPSHOT) -> None:
+        self._result, self._snapshot = result, snapshot
 
     def apply(self, base_tree: str, diff: bytes) -> str:
-        if isinstance(self._result, Refused):
-            raise self._result
-        return self._result
+        return _answer(self._result)
+
+    def snapshot_hash(self, tree: str) -> str:
+        return _answer(self._snapshot)
+
+
+def _answer(value: str | Refused) -> str:
+    if isinstance(value, Refused):
+        raise value
+    return value
 
 
 def test_with_the_repository_the_patch_is_checked(workshop: Workshop, place: Place) -> None:
-    folder = place(workshop.files)
-    good = verify(folder, workshop.trust, objects=TreeOf(workshop.stamp["source"]["result_tree"]))
+    folder, tree = place(workshop.files), workshop.stamp["source"]["result_tree"]
+    good = verify(folder, workshop.trust, objects=TreeOf(tree))
     assert good.verdict == "pass" and all(check.checked for check in good.checks)
     other = first_failure(verify(folder, workshop.trust, objects=TreeOf("0" * 40)))
     assert (other.code, other.reason) == ("PATCH_TREE", "tree")
     broken = first_failure(verify(folder, workshop.trust, objects=TreeOf(Refused("PATCH_DOES_NOT_APPLY", "no"))))
     assert (broken.code, broken.reason) == ("PATCH_TREE", "PATCH_DOES_NOT_APPLY")
+    elsewhere = first_failure(verify(folder, workshop.trust, objects=TreeOf(tree, "0" * 64)))
+    assert (elsewhere.code, elsewhere.reason) == ("TRAJECTORY_PATCH", "snapshot")
+    unknown = verify(folder, workshop.trust, objects=TreeOf(tree, Refused("OBJECT_MISSING", "no")))
+    assert (unknown.verdict, unknown.codes) == ("fail", ()), "not checked is not passed"
+
+
+# --- the trajectory (threats 5.4) -------------------------------------------------------------------------------------
+
+
+def _steps(workshop: Workshop, count: int = 3) -> list[dict[str, Any]]:
+    """A chain that ends with the step of the good bundle."""
+    last: dict[str, Any] = json.loads(workshop.files[TRAJECTORY])
+    return _chained([*({**last, "tool_call": None, "thought": str(number)} for number in range(count - 1)), last])
+
+
+def _chained(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    previous = "0" * 64
+    for number, step in enumerate(steps, start=1):
+        step["seq"], step["prev_hash"] = number, previous
+        previous = sha256_hex(jcs(step))
+    return steps
+
+
+def _recorded(workshop: Workshop, steps: list[dict[str, Any]]) -> Files:
+    trajectory = b"".join(jcs(step) + b"\n" for step in steps)
+    return workshop.remade(dataclasses.replace(workshop.inputs, trajectory=trajectory))
+
+
+def _drop_step(steps: list[dict[str, Any]]) -> None:
+    del steps[1]
+
+
+def _swap_steps(steps: list[dict[str, Any]]) -> None:
+    steps[0], steps[1] = steps[1], steps[0]
+
+
+def _edit_thought(steps: list[dict[str, Any]]) -> None:
+    steps[0]["thought"] = "other"
+
+
+def _edit_output(steps: list[dict[str, Any]]) -> None:
+    steps[2]["tool_output"] = "all tests pass"
+
+
+def _no_step(steps: list[dict[str, Any]]) -> None:
+    del steps[2]["snapshot_hash"]
+
+
+def _other_recorder(steps: list[dict[str, Any]]) -> None:
+    steps[2]["recorder"] = "nobody"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_drop_step, "seq"), (_swap_steps, "seq"), (_edit_thought, "link"), (_edit_output, "output"), (_no_step, "step"),
+        (_other_recorder, "step"),
+    ],
+)  # fmt: skip
+def test_a_broken_chain_of_steps(
+    workshop: Workshop, place: Place, change: Callable[[list[dict[str, Any]]], None], reason: str
+) -> None:
+    steps = _steps(workshop)
+    assert verify(place(_recorded(workshop, steps)), workshop.trust).verdict == "pass"
+    change(steps)
+    assert refused(workshop, place, _recorded(workshop, steps)) == ("TRAJECTORY_CHAIN", reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("patch_sha256", "0" * 64), ("result_tree", "0" * 40), ("tree", "0" * 40), ("patch_sha256", None)]
+)
+def test_a_trajectory_of_another_patch(workshop: Workshop, place: Place, name: str, value: str | None) -> None:
+    steps = _steps(workshop)
+    steps[-1]["tool_call"]["args"][name] = value
+    assert refused(workshop, place, _recorded(workshop, _chained(steps))) == ("TRAJECTORY_PATCH", name)
+
+
+def test_a_last_step_without_a_patch_needs_the_repository(workshop: Workshop, place: Place) -> None:
+    steps = _steps(workshop)
+    steps[-1]["tool_call"] = None
+    folder = place(_recorded(workshop, _chained(steps)))
+    report = verify(folder, workshop.trust)
+    assert report.verdict == "pass"
+    assert [check.code for check in report.checks if not check.checked] == ["PATCH_TREE", "TRAJECTORY_PATCH"]
+    assert verify(folder, workshop.trust, objects=TreeOf(workshop.stamp["source"]["result_tree"])).verdict == "pass"
+
+
+# --- limits of time and of lines --------------------------------------------------------------------------------------
+
+
+def test_a_verification_that_takes_too_long_is_refused(workshop: Workshop, place: Place) -> None:
+    ticks = iter(range(1_000))
+    report = verify(place(workshop.files), workshop.trust, limit_s=9.0, clock=lambda: float(next(ticks)))
+    assert (first_failure(report).code, first_failure(report).reason) == ("SIZE_LIMIT", "time")
+    assert not all(check.checked for check in report.checks)
+
+
+def test_a_line_that_no_step_needs_is_not_parsed(workshop: Workshop, place: Place) -> None:
+    line = b'"' + b"x" * LINE_LIMIT + b'"\n'
+    assert refused(workshop, place, {**workshop.files, TRAJECTORY: line}) == ("SIZE_LIMIT", "line")
 
 
 # --- trust comes from the caller alone (threats 1.1) ------------------------------------------------------------------
@@ -643,7 +807,7 @@ def test_with_the_repository_the_patch_is_checked(workshop: Workshop, place: Pla
 
 def test_trust_is_never_found_beside_the_bundle(workshop: Workshop, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     stranger = _stranger()
-    own_trust = jcs(workshop.trust.model_copy(update={"keys": (trusted_key(stranger, NOW_S - 60),)}))
+    own_trust = jcs(workshop.trust.model_copy(update={"signers": (trusted(stranger, NOW_S - 60),)}))
     files = workshop.variant(stamp=_set("signer.key_or_issuer", stranger.hint), signer=stranger)
     folder = place(files)
     for beside in (folder.parent / "trust.json", folder.parent / ".gen4" / "keys" / "trust.json"):
