@@ -13,8 +13,10 @@ from typer.exceptions import TyperException
 
 from cli import (
     approvals,
+    authority,
     breakers,
     checkpoints,
+    ci,
     compiling,
     doctor,
     events,
@@ -47,6 +49,7 @@ kill.register(app)
 breakers.register(app)
 ledger.register(app)
 checkpoints.register(app)
+authority.register(app)
 
 INTERRUPTED = 130
 
@@ -76,7 +79,8 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """The SDK's native threads can crash a short-lived interpreter at exit, so we leave without teardown."""
-    code = run(sys.argv[1:])
+    with ci.commands_stopped(os.environ):
+        code = run(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
