@@ -1,39 +1,74 @@
-"""``gen4 verify``: check an Evidence Bundle offline, with nothing but a trust root."""
+"""``gen4 verify``: check Evidence Bundles offline, with nothing but a trust file."""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from activities.evidence.keys import TRUST_FILE, load_trust
-from activities.evidence.reading import read_bundle
-from activities.evidence.verification import verify_bundle
+from activities.evidence.reading import printable, read_member, read_text
+from activities.evidence.trusting import SEEN_FILE, TRUST_FILE, LoadedTrust, read_trust
+from activities.evidence.verification import examine_bundle
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from cli.fabric import Json
 from cli.output import emit, show
 from schemas.canonical import strict_json
-from schemas.error import InputError
-from schemas.evidence import STAMP
+from schemas.error import Gen4Error, InputError
+from schemas.evidence import STAMP, ExternalParameters, timestamp_of
 from schemas.gates import GateReport
-from schemas.model import Door, GitId
+from schemas.model import Digest, Door, GitId
+from schemas.rejection import REPORT
+from schemas.trust import Trust
 from workers.settings import read_settings
+
+VERIFIER = "urn:gen4:verifier"
 
 
 class GitIdOnly(Door):
     id: GitId
 
 
+class DigestOnly(Door):
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found in one folder."""
+
+    directory: Path
+    report: GateReport
+    bundle_digest: str
+    stamp_id: str
+    rejection: dict[str, Any] | None
+    """What a Rejection Report in place of a bundle says."""
+
+    @property
+    def not_checked(self) -> list[str]:
+        return [check.code for check in self.report.checks if not check.checked]
+
+    def accepted(self, require_all: bool) -> bool:
+        return self.report.verdict == "pass" and not (require_all and self.not_checked)
+
+
 def register(app: typer.Typer) -> None:
     @app.command()
     def verify(
-        directory: Annotated[Path, typer.Argument(help="The bundle: a folder with exactly eight or nine files.")],
+        directories: Annotated[list[Path], typer.Argument(help="Bundles: each a folder with exactly eight or nine files.")],
         trust: Annotated[
-            Path | None, typer.Option(help="Trust root file; default: that of GEN4_HOME. Never taken from the bundle.")
+            Path | None, typer.Option(help="Trust file; default: that of GEN4_HOME. Never taken from the bundle.")
+        ] = None,
+        root_key: Annotated[
+            Path | None, typer.Option(help="Public key (PEM) of the root that signs the trust file; default: root.pub beside it.")
         ] = None,
         repository: Annotated[
             Path | None,
@@ -41,43 +76,170 @@ def register(app: typer.Typer) -> None:
                 "--repository", "-r", help="Repository with the base commit: also checks that the patch gives the stated tree."
             ),
         ] = None,
+        require_all: Annotated[
+            bool, typer.Option("--require-all", help="Refuse what could not be checked, too, e.g. for want of --repository.")
+        ] = False,
+        policy: Annotated[
+            list[str] | None, typer.Option(help="Accept only decisions of this policy digest (sha256:…), of those trusted.")
+        ] = None,
+        expect: Annotated[
+            list[str] | None, typer.Option(help="NAME=VALUE that the bundle must be for: task_id, repository, ref or profile.")
+        ] = None,
         as_json: Json = False,
     ) -> None:
-        """Verify an Evidence Bundle. Works offline; needs no fabric, no login, no key.
+        """Verify Evidence Bundles. Works offline; needs no fabric, no login, no key.
 
-        Every check has a stable code; the first that fails decides. Exit code 0: verified, 1: refused.
+        Every check has a stable code; the first that fails decides. Exit code 0: all verified, 1: at least one refused.
 
         Example: `gen4 verify evidence --trust trust.json --repository .`
         """
-        report = check(directory, trust or Home.open(read_settings().home).keys / TRUST_FILE, repository)
-        emit(report) if as_json else print_report(directory, report)
-        raise typer.Exit(0 if report.verdict == "pass" else 1)
+        expected = _expected(expect or [])
+        loaded = _trust(trust, root_key)
+        believed = _only(loaded.trust, policy or [])
+        found = _check_all(directories, believed, repository, expected)
+        accepted = all(one.accepted(require_all) for one in found)
+        if as_json:
+            emit(_document(found, loaded, require_all))
+        else:
+            _print_trust(loaded)
+            for one in found:
+                print_report(one.directory, one.report, one.rejection, require_all)
+        raise typer.Exit(0 if accepted else 1)
 
 
 def check(directory: Path, trust: Path, repository: Path | None) -> GateReport:
-    if not directory.is_dir():
-        raise InputError("BUNDLE_NOT_FOUND", f"{directory} is not a folder", "give the folder of an Evidence Bundle")
-    root, now_ms = load_trust(trust), time.time_ns() // 1_000_000
-    if repository is None:
-        return verify_bundle(directory, root, now_ms=now_ms)
-    with tempfile.TemporaryDirectory(prefix="gen4-verify-") as scratch:
-        objects = ObjectStore.open(Path(scratch) / "objects.git")
-        commit = _base_commit(directory)
-        if commit is not None:
-            objects.fetch(str(repository.absolute()), commit)
-        return verify_bundle(directory, root, objects=objects, now_ms=now_ms)
+    """Raises InputError BUNDLE_NOT_FOUND, and of a trust file that cannot be believed."""
+    return _check_all([directory], read_trust(trust).trust, repository, {})[0].report
 
 
-def _base_commit(directory: Path) -> str | None:
-    """The commit to fetch before the checks. Only a hint: what the stamp says is checked by the checks."""
+def _trust(trust: Path | None, root_key: Path | None) -> LoadedTrust:
+    """The trust file, not older than what this user saw before. Where no home can be had, nothing was seen."""
     try:
-        stamp = strict_json(read_bundle(directory).files[STAMP])
+        keys = Home.open(read_settings().home).keys
+    except Gen4Error:
+        if trust is None:
+            raise
+        return read_trust(trust, root=root_key)
+    return read_trust(trust or keys / TRUST_FILE, root=root_key, seen=keys / SEEN_FILE)
+
+
+def _only(trust: Trust, policies: list[str]) -> Trust:
+    for text in policies:
+        try:
+            DigestOnly(digest=text)
+        except ValueError as error:
+            raise InputError("POLICY_INVALID", f"{text!r} is no digest", "give --policy sha256: and 64 hex digits") from error
+    if not policies:
+        return trust
+    return trust.model_copy(update={"policy_digests": tuple(one for one in trust.policy_digests if one in policies)})
+
+
+def _expected(pairs: list[str]) -> dict[str, str]:
+    expected = dict(pair.partition("=")[::2] for pair in pairs if "=" in pair)
+    names = sorted(ExternalParameters.model_fields)
+    if len(expected) != len(pairs) or not expected.keys() <= set(names):
+        raise InputError("EXPECT_INVALID", "--expect takes NAME=VALUE, each name once", f"names are {', '.join(names)}")
+    return expected
+
+
+def _check_all(
+    directories: list[Path], trust: Trust, repository: Path | None, expected: Mapping[str, str]
+) -> list[Verified]:
+    for directory in directories:
+        if not directory.is_dir():
+            raise InputError("BUNDLE_NOT_FOUND", f"{directory} is not a folder", "give the folder of an Evidence Bundle")
+    with ExitStack() as stack:
+        objects = None
+        if repository is not None:
+            objects = ObjectStore.open(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gen4-verify-"))) / "git")
+        return [_check(directory, trust, objects, repository, expected) for directory in directories]
+
+
+def _check(
+    directory: Path, trust: Trust, objects: ObjectStore | None, repository: Path | None, expected: Mapping[str, str]
+) -> Verified:
+    stamp = _stamp(directory)
+    if objects is not None and repository is not None and (commit := _base_commit(stamp)) is not None:
+        objects.fetch(str(repository.absolute()), commit)
+    found = examine_bundle(
+        directory, trust, objects=objects, expected_parameters=expected, now_ms=time.time_ns() // 1_000_000
+    )
+    return Verified(directory, found.report, found.bundle_digest, found.stamp_id, None if stamp else _rejection(directory))
+
+
+def _stamp(directory: Path) -> dict[str, Any]:
+    """Only hints are taken from it; the checks read it again."""
+    return _object(read_member(directory, STAMP))
+
+
+def _rejection(directory: Path) -> dict[str, Any] | None:
+    """A Rejection Report is never evidence of anything accepted; to say what it is, it need not be authentic."""
+    report = _object(read_text(directory, REPORT))
+    if not report:
+        return None
+    codes = report.get("codes")
+    return {
+        "failed_gate": printable(str(report.get("failed_gate", ""))),
+        "codes": [printable(str(code)) for code in codes[:64]] if isinstance(codes, list) else [],
+        "message": printable(str(report.get("message", ""))),
+    }
+
+
+def _object(data: bytes | None) -> dict[str, Any]:
+    try:
+        value = strict_json(data or b"")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _base_commit(stamp: dict[str, Any]) -> str | None:
+    """The commit to fetch before the checks."""
+    try:
         return GitIdOnly(id=stamp["source"]["base_commit"]).id
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def print_report(directory: Path, report: GateReport) -> None:
+def _document(found: list[Verified], loaded: LoadedTrust, require_all: bool) -> dict[str, Any]:
+    now_s = int(time.time())
+    about = {
+        "trust": _trust_facts(loaded, now_s), "verifier": {"id": VERIFIER, "version": version("gen4")},
+        "verified_at": timestamp_of(now_s), "accepted": all(one.accepted(require_all) for one in found),
+    }  # fmt: skip
+    bundles = [
+        {
+            **one.report.model_dump(mode="json", exclude_none=True, exclude={"metrics", "waivers"}),
+            "directory": str(one.directory), "bundle_digest": one.bundle_digest, "stamp_id": one.stamp_id,
+            "not_checked": one.not_checked, **({"rejection": one.rejection} if one.rejection else {}),
+        }
+        for one in found
+    ]  # fmt: skip
+    return {**bundles[0], **about} if len(bundles) == 1 else {**about, "bundles": bundles}
+
+
+def _trust_facts(loaded: LoadedTrust, now_s: int) -> dict[str, Any]:
+    return {
+        "root": loaded.root, "sha256": loaded.sha256, "version": loaded.trust.version, "age_s": loaded.age_s(now_s),
+        "assurance": loaded.trust.assurance,
+    }  # fmt: skip
+
+
+def _print_trust(loaded: LoadedTrust) -> None:
+    age = timedelta(seconds=loaded.age_s(int(time.time())))
+    issued = f"root key {loaded.root}, version {loaded.trust.version}, issued {age} ago" if loaded.root else "unsigned"
+    show(f"trust: sha256 {loaded.sha256}, {issued}, assurance {loaded.trust.assurance}")
+
+
+def print_report(
+    directory: Path, report: GateReport, rejection: dict[str, Any] | None = None, require_all: bool = False
+) -> None:
+    if rejection is not None:
+        codes = ", ".join(rejection["codes"]) or "no code"
+        show(f"  a Rejection Report: the gate {rejection['failed_gate']} refused this patch with {codes}")
+        show(f"      {rejection['message']}")
+        show(f"refused: {directory} is no Evidence Bundle")
+        return
     for item in report.checks:
         mark = "not checked" if not item.checked else "ok" if item.ok else "REFUSED"
         detail = " ".join(part for part in (item.member, item.reason) if part)
@@ -86,4 +248,10 @@ def print_report(directory: Path, report: GateReport) -> None:
             if item.expected or item.actual:
                 show(f"      expected {item.expected}, found {item.actual}")
             show(f"      → {item.remedy}")
-    show(f"{'verified' if report.verdict == 'pass' else 'refused'}: {directory}")
+        elif not item.checked and item.remedy:
+            show(f"      → {item.remedy}")
+    open_ones = [check.code for check in report.checks if not check.checked]
+    if report.verdict == "pass" and open_ones and require_all:
+        show(f"refused: {directory}: not checked: {', '.join(open_ones)}")
+    else:
+        show(f"{'verified' if report.verdict == 'pass' else 'refused'}: {directory}")

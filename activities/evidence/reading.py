@@ -65,6 +65,19 @@ def read_member(directory: Path, name: str) -> bytes | None:
     return reading.files.get(name)
 
 
+def read_text(directory: Path, name: str, limit: int = 1024 * 1024) -> bytes | None:
+    """The bytes of a small regular file that is no member; None where it cannot be read. Raises InputError BUNDLE_NOT_FOUND."""
+    folder = _open_folder(directory)
+    try:
+        with os.fdopen(os.open(name, _FLAGS, dir_fd=folder), "rb") as file:
+            data = file.read(limit + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError:
+        return None
+    finally:
+        os.close(folder)
+    return data if 0 < len(data) <= limit else None
+
+
 def read_stamp(data: bytes) -> AnyStamp:
     """A stamp of a known version. Raises StrictJsonError and pydantic.ValidationError."""
     document = strict_json(data)

@@ -34,11 +34,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from activities.evidence import content_checks, envelope_checks, file_checks, gate_checks, trajectory_checks
 from activities.evidence.case import Case, Finding, NotChecked, Repository
 from activities.evidence.reading import printable, read_bundle
+from schemas.evidence import CHECKSUMS
 from schemas.gates import Check, GateReport
 from schemas.trust import Trust
 
@@ -73,6 +75,15 @@ NEED_REPOSITORY = frozenset({"PATCH_TREE", "TRAJECTORY_PATCH"})
 TIME_LIMIT_S = 300.0
 
 
+@dataclass(frozen=True)
+class Verification:
+    """``bundle_digest`` and ``stamp_id``: of the bytes that were checked, proven only by a ``pass``; empty if they could not be read."""
+
+    report: GateReport
+    bundle_digest: str
+    stamp_id: str
+
+
 def verify_bundle(
     directory: Path,
     trust: Trust,
@@ -83,6 +94,22 @@ def verify_bundle(
     limit_s: float = TIME_LIMIT_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> GateReport:
+    """The report of :func:`examine_bundle`."""
+    return examine_bundle(
+        directory, trust, objects=objects, expected_parameters=expected_parameters, now_ms=now_ms, limit_s=limit_s, clock=clock
+    ).report
+
+
+def examine_bundle(
+    directory: Path,
+    trust: Trust,
+    *,
+    objects: Repository | None = None,
+    expected_parameters: Mapping[str, str] | None = None,
+    now_ms: int,
+    limit_s: float = TIME_LIMIT_S,
+    clock: Callable[[], float] = time.monotonic,
+) -> Verification:
     """Check the bundle in ``directory``; every check is reported, in fixed order.
 
     Args:
@@ -105,7 +132,12 @@ def verify_bundle(
         checks = (_too_late(limit_s), *checks[1:])
     required = [check for check in checks if objects is not None or check.code not in NEED_REPOSITORY]
     passed = all(check.checked and check.ok for check in required) and all(check.ok or not check.checked for check in checks)
-    return GateReport(gate="trust", verdict="pass" if passed else "fail", checks=checks)
+    report = GateReport(gate="trust", verdict="pass" if passed else "fail", checks=checks)
+    return Verification(
+        report,
+        bundle_digest=case.bundle_digest if CHECKSUMS in case.reading.digests else "",
+        stamp_id=printable(case.stamp.stamp_id) if case.stamp is not None else "",
+    )
 
 
 _LATE = "the time was over"

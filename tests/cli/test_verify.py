@@ -1,0 +1,155 @@
+"""`gen4 verify`: many bundles, what it prints of its trust, what it refuses, and all of it without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from activities.evidence.trusting import ROOT_PUBLIC, encode_trust, write_trust
+from activities.kernel.signing_keys import pem_of
+from cli.main import run
+from schemas.evidence import PATCH, timestamp_of
+from schemas.rejection import REPORT
+from tests.cli.commands import Gen4
+from tests.evidence.workshop import POLICY_DIGEST, Workshop, make_workshop
+
+ROOT = Path(__file__).resolve().parents[2]
+MUSEUM = ROOT / "tests" / "evidence" / "museum"
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Workshop:
+    return make_workshop()
+
+
+@pytest.fixture(scope="module")
+def root() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.fixture
+def desk(workshop: Workshop, root: ec.EllipticCurvePrivateKey, tmp_path: Path) -> Path:
+    """A folder with two good bundles, one bad one, and the trust file."""
+    for name in ("one", "two", "bad"):
+        (tmp_path / name).mkdir()
+        for member, data in workshop.files.items():
+            (tmp_path / name / member).write_bytes(data + (b"\n" if (name, member) == ("bad", PATCH) else b""))
+    issue(tmp_path, workshop, root, 3)
+    return tmp_path
+
+
+def issue(desk: Path, workshop: Workshop, root: ec.EllipticCurvePrivateKey, version: int, **changes: Any) -> None:
+    now = int(time.time())
+    dated = {"version": version, "issued_at": timestamp_of(now - 86_400), "expires_at": timestamp_of(now + 86_400)}
+    write_trust(desk / "trust.json", workshop.trust.model_copy(update={**dated, **changes}), root)
+    (desk / ROOT_PUBLIC).write_text(pem_of(root.public_key()))
+
+
+def test_good_bundles_are_accepted_together(gen4: Gen4, desk: Path) -> None:
+    code, document = gen4("verify", f"{desk}/one", f"{desk}/two", "--trust", f"{desk}/trust.json")
+    assert (code, document["accepted"], len(document["bundles"])) == (0, True, 2)
+    assert {one["verdict"] for one in document["bundles"]} == {"pass"}
+    assert document["bundles"][0]["not_checked"] == ["PATCH_TREE"]
+    assert document["bundles"][0]["bundle_digest"].startswith("sha256:") and document["bundles"][0]["stamp_id"].startswith("stm_")
+
+
+def test_one_bad_bundle_among_good_ones_refuses(gen4: Gen4, desk: Path) -> None:
+    code, document = gen4("verify", f"{desk}/one", f"{desk}/bad", "--trust", f"{desk}/trust.json")
+    assert (code, document["accepted"]) == (1, False)
+    assert [one["verdict"] for one in document["bundles"]] == ["pass", "fail"]
+
+
+def test_it_says_whom_it_believes(desk: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", f"{desk}/one", "--trust", f"{desk}/trust.json"]) == 0
+    out = capsys.readouterr().out
+    assert "version 3, issued 1 day" in out and "root key" in out and "PATCH_TREE" in out and "not checked" in out
+
+
+def test_what_was_not_checked_can_be_refused(gen4: Gen4, desk: Path) -> None:
+    code, document = gen4("verify", f"{desk}/one", "--trust", f"{desk}/trust.json", "--require-all")
+    assert (code, document["verdict"], document["accepted"]) == (1, "pass", False)
+    assert run(["verify", f"{desk}/one", "--trust", f"{desk}/trust.json", "--require-all"]) == 1
+
+
+def test_an_older_trust_file_is_refused(
+    gen4: Gen4, desk: Path, workshop: Workshop, root: ec.EllipticCurvePrivateKey, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gen4("verify", f"{desk}/one", "--trust", f"{desk}/trust.json")[0] == 0
+    issue(desk, workshop, root, 2)
+    assert run(["verify", f"{desk}/one", "--trust", f"{desk}/trust.json"]) == 2
+    assert "TRUST_ROLLBACK" in capsys.readouterr().err
+
+
+def test_another_root_key_is_refused(gen4: Gen4, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stranger = desk / "stranger.pub"
+    stranger.write_text(pem_of(ec.generate_private_key(ec.SECP256R1()).public_key()))
+    assert run(["verify", f"{desk}/one", "--trust", f"{desk}/trust.json", "--root-key", str(stranger)]) == 2
+    assert "TRUST_INVALID" in capsys.readouterr().err
+
+
+def test_an_expired_trust_file_is_refused(
+    home: Path, desk: Path, workshop: Workshop, root: ec.EllipticCurvePrivateKey, capsys: pytest.CaptureFixture[str]
+) -> None:
+    issue(desk, workshop, root, 4, expires_at=timestamp_of(int(time.time()) - 1))
+    assert run(["verify", f"{desk}/one", "--trust", f"{desk}/trust.json"]) == 2
+    assert "TRUST_EXPIRED" in capsys.readouterr().err
+
+
+def test_only_the_named_policy_counts(gen4: Gen4, desk: Path) -> None:
+    trust = ("--trust", f"{desk}/trust.json")
+    assert gen4("verify", f"{desk}/one", *trust, "--policy", POLICY_DIGEST)[0] == 0
+    code, document = gen4("verify", f"{desk}/one", *trust, "--policy", "sha256:" + "0" * 64)
+    assert code == 1
+    assert [check["reason"] for check in document["checks"] if check["code"] == "POLICY_DIGEST"] == ["not_listed"]
+    assert run(["verify", f"{desk}/one", *trust, "--policy", "none"]) == 2
+
+
+@pytest.mark.parametrize(("expect", "code"), [("task_id=task-1", 0), ("task_id=other", 1), ("task=other", 2), ("task_id", 2)])
+def test_the_bundle_of_another_task_is_refused(home: Path, desk: Path, expect: str, code: int) -> None:
+    assert run(["verify", f"{desk}/one", "--trust", f"{desk}/trust.json", "--expect", expect]) == code
+
+
+def test_a_rejection_report_is_no_bundle(gen4: Gen4, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = desk / "rejected"
+    folder.mkdir()
+    report = {"failed_gate": "regression", "codes": ["REG_TEST_LOST"], "message": "lost \u001b[2J a test"}
+    (folder / REPORT).write_text(json.dumps(report))
+    code, document = gen4("verify", str(folder), "--trust", f"{desk}/trust.json")
+    assert (code, document["verdict"], document["rejection"]["codes"]) == (1, "fail", ["REG_TEST_LOST"])
+    assert run(["verify", str(folder), "--trust", f"{desk}/trust.json"]) == 1
+    out = capsys.readouterr().out
+    assert "REG_TEST_LOST" in out and "no Evidence Bundle" in out and "\x1b" not in out
+
+
+def test_bundles_and_trust_of_the_first_release_still_verify(gen4: Gen4) -> None:
+    code, document = gen4("verify", f"{MUSEUM}/stamp-1", "--trust", f"{MUSEUM}/trust-1.json")
+    assert (code, document["verdict"], document["trust"]["version"]) == (0, "pass", 0)
+
+
+def test_without_a_trust_file_nothing_is_believed(home: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", f"{desk}/one"]) == 2
+    assert "TRUST_INVALID" in capsys.readouterr().err
+
+
+def test_an_unsigned_file_where_a_root_key_is_known(home: Path, desk: Path, workshop: Workshop) -> None:
+    (desk / "trust.json").write_bytes(encode_trust(workshop.trust))
+    assert run(["verify", f"{desk}/one", "--trust", f"{desk}/trust.json"]) == 2
+
+
+def test_it_works_with_networking_off(desk: Path, tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "GEN4_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
+    command = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-m", "cli.main", "verify"]
+    done = subprocess.run(
+        [*command, f"{desk}/one", f"{desk}/bad", "--trust", f"{desk}/trust.json", "--json"],
+        cwd=ROOT, env=environment, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert [one["verdict"] for one in json.loads(done.stdout)["bundles"]] == ["pass", "fail"]
