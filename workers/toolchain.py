@@ -127,6 +127,26 @@ RECIPES: Mapping[str, Recipe] = {
             version_variable="sigs.k8s.io/release-utils/version.gitVersion",
             for_tests=True,
         ),
+        *(
+            # Their programs have names that others have too (rekor's is `posix`), so PATH is not searched.
+            Recipe(
+                name=name,
+                setting=f"GEN4_{name.upper().replace('-', '_')}",
+                version_argv=("version",),
+                version=r"(?m)^GitVersion:\s+v?(\d+\.\d+\.\d+\S*)",
+                compared=r"^(\d+\.\d+\.\d+)",
+                minimum=minimum,
+                package=package,
+                version_variable="sigs.k8s.io/release-utils/version.gitVersion",
+                order=("setting", "cache", "build"),
+                for_tests=True,
+            )
+            for name, package, minimum in (
+                ("fulcio", "github.com/sigstore/fulcio", (1, 8, 8)),
+                ("rekor", "github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix", (2, 3, 0)),
+                ("timestamp-authority", "github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server", (2, 1, 3)),
+            )
+        ),
     )
 }
 
