@@ -77,7 +77,7 @@ TIME_LIMIT_S = 300.0
 
 @dataclass(frozen=True)
 class Verification:
-    """``bundle_digest`` and ``stamp_id``: of the bytes that were checked, proven only by a ``pass``; empty if they could not be read."""
+    """``bundle_digest`` and ``stamp_id`` are of the bytes that were checked, proven only by a ``pass``; empty if unread."""
 
     report: GateReport
     bundle_digest: str
