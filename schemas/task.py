@@ -9,7 +9,7 @@ from pydantic import Field
 from schemas.model import Digest, GitId, Payload
 from schemas.testing import Limits
 
-Phase = Literal["control", "explore", "compile", "release", "operations"]
+Phase = Literal["control", "explore", "compile", "release", "diff", "operations"]
 """Derived by the gate from the type of the workflow that scheduled the activity, never from an argument."""
 
 

@@ -22,13 +22,13 @@ from schemas.capabilities import (
 )
 from schemas.details import stage_details
 from schemas.jobs import ExploreJob, ExploreResult
+from schemas.remedies import remedy_for
 from schemas.session import State
 from schemas.status import SessionStatus
 from schemas.testing import Environment, TestRun
 from workflows.calling import call
 from workflows.doors import accepted, invalid_input
 from workflows.progress import Progress, label
-from workflows.verdicts import remedy_for
 
 NO_TESTS_CODE = "TESTS_NONE_COLLECTED"
 LIMIT_CODES = frozenset({"RUN_TIMEOUT", "MEMORY_LIMIT", "OUTPUT_LIMIT"})

@@ -97,6 +97,8 @@ class Remediation:
     async def run(self, request: Any = None, *extra: Any) -> SessionResult:
         asked = self._request = accepted(RemediationRequest, request, extra)
         plan = plan_of(asked.test_command)
+        if plan.runner != "pytest":
+            raise invalid_input("test_command: no engine repairs JavaScript yet; write the patch and send it to Compile")
         await self._open(asked)
         try:
             await self._remediate(asked, plan)

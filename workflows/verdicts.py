@@ -4,24 +4,7 @@ from __future__ import annotations
 
 from schemas.capabilities import CompileResult
 from schemas.policy import PolicyDecision
-
-REMEDIES = {
-    "NO_TESTS": 'name the tests with test_command, for example ["python", "-m", "pytest", "-q", "tests"]',
-    "TESTS_NONE_COLLECTED": "name the tests with test_command",
-    "NO_FAILING_TEST": "add a test that shows what is wrong; only a failing test that passes afterwards makes a fix",
-    "NO_FIX_FOUND": "this engine knows single edits only: fix it by hand and send the patch to `gen4 compile`",
-    "POLICY_DENIED": "leave out what the rules name, or ask whoever owns the policy",
-    "NOTHING_FIXED": "send a patch that makes a failing test pass",
-    "TARGET_NOT_FAILING": "name failing tests by their ids as pytest prints them",
-    "TARGET_NOT_FIXED": "make every named test pass",
-    "REG_TEST_LOST": "keep every test passing that passed before",
-    "RUNS_DISAGREE": "make the named tests give the same outcome every time",
-    "TEST_TIMEOUT": "make the named tests end within their time limit",
-    "MEMORY_LIMIT": "find the test that needs so much memory, and leave it out with test_command",
-    "OUTPUT_LIMIT": "find the test that writes so much, and leave it out with test_command",
-    "RUN_TIMEOUT": "name a part of the suite with test_command, so that it ends within the time limit",
-}
-
+from schemas.remedies import REMEDIES
 
 _CODES = {"request.budget": "BUDGET_ABOVE_POLICY"}
 """Rules whose refusal has a code of its own beside their name."""
@@ -48,7 +31,3 @@ def remedy_of(compiled: CompileResult) -> str:
     named = next((check.remedy for check in checks if check.checked and not check.ok and check.remedy), "")
     known = (REMEDIES[code] for code in compiled.codes if code in REMEDIES)
     return named or next(known, "correct the patch and compile it again")
-
-
-def remedy_for(codes: tuple[str, ...]) -> str:
-    return next((REMEDIES[code] for code in codes if code in REMEDIES), "")

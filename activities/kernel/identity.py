@@ -11,7 +11,7 @@ from schemas.identity import Role
 from schemas.task import UNTRACED, Phase, TraceKeys
 
 PHASES: dict[str, Phase] = {
-    "Remediation": "control", "Explore": "explore", "Compile": "compile", "Release": "release",
+    "Remediation": "control", "Explore": "explore", "Compile": "compile", "Release": "release", "GaDiff": "diff",
     "Reaper": "operations", "Reconciliation": "operations", "Checkpoint": "operations",
 }  # fmt: skip
 """The closed list of workflow types; no other type may run anything."""

@@ -42,7 +42,10 @@ from activities.record.blobs import BlobStore
 from activities.record.chain import EventChain
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
+from activities.record.run_cache import RunCache
 from activities.record.store import Store
+from activities.testbed.recalling import RunCacheActivities
+from activities.testbed.run import run_key
 from activities.verify.activities import VerifyActivities
 from activities.verify.gating import RegressionActivities
 from schemas.approval import ApprovalRequest, DecisionKind
@@ -56,6 +59,7 @@ from schemas.capabilities import (
     REREAD_PATCH,
     RUN_TESTS,
     SEAL_BUNDLE,
+    SEAL_REJECTION,
     TRUST_GATE,
     AssembleMembers,
     ImportPatch,
@@ -68,17 +72,19 @@ from schemas.capabilities import (
     RunTests,
     SealBundle,
     SealedBundle,
+    SealedRejection,
+    SealRejection,
     VerifyBundle,
 )
 from schemas.capability import WORKFLOW_QUEUE, Pool, queue_of
-from schemas.error import Refused
+from schemas.error import InfrastructureError, Refused
 from schemas.evidence import CHECKSUMS, CONTENT_MEMBERS, PATCH, TEST_RESULTS
 from schemas.gates import Check, GateReport
 from schemas.model import BlobRef
 from schemas.request import BundleRef, SessionResult
 from schemas.status import SessionStatus
 from schemas.task import SessionConfig
-from schemas.testing import Environment, Outcomes, Patch, SandboxFacts, TestRun, counts_of, outcomes_sha256
+from schemas.testing import Environment, EnvironmentLock, Outcomes, Patch, SandboxFacts, TestRun, counts_of, outcomes_sha256
 from workers.converter import data_converter
 from workers.executions import ServerExecutions
 from workers.kernel import open_kernel
@@ -93,6 +99,9 @@ BUGGY = b"answer = 41\n"
 FIXED = b"answer = 42\n"
 SANDBOX = SandboxFacts(backend="bubblewrap", version="played", profile_sha256="0" * 64, enforcement={})
 ENVIRONMENT_DIGEST = "sha256:" + "e" * 64
+LOCK = EnvironmentLock(
+    base_digest=ENVIRONMENT_DIGEST, platform="linux", python_version="3.11", profile="played", wheels=(), origin="played"
+)
 
 
 @dataclass
@@ -114,7 +123,7 @@ class Bed:
         if b"NEWER" in self._lib(request.base_tree):
             raise Refused("PYTHON_TOO_OLD", "the project needs Python 3.99", "use a base with that Python")
         return Environment(
-            environment_digest=ENVIRONMENT_DIGEST, base_digest=ENVIRONMENT_DIGEST, lock=self.blobs.put(b"{}"),
+            environment_digest=ENVIRONMENT_DIGEST, base_digest=ENVIRONMENT_DIGEST, lock=self.blobs.put(jcs(LOCK)),
             python_version="3.11", platform="linux",
         )  # fmt: skip
 
@@ -124,13 +133,17 @@ class Bed:
             while self.hold.is_set() and self.hold_only in ("", request.purpose):
                 time.sleep(0.05)
         self.runs.append(request)
-        outcomes = self._outcomes(request)
+        outcomes = {nodeid: outcome for nodeid, outcome in self._outcomes(request).items() if self._wanted(request, nodeid)}
         failed = any(outcome == "failed" for outcome in outcomes.values())
         return TestRun(
             status="failed" if failed or not outcomes else "passed", codes=() if outcomes else self._why_none(request),
             outcomes=self.blobs.put(jcs(outcomes)), outcomes_sha256=outcomes_sha256(outcomes), counts=counts_of(outcomes),
-            exit_code=1 if failed else 0, runner="played 1", run_key=sha256_hex(request.tree.encode()), sandbox=SANDBOX,
+            exit_code=1 if failed else 0, runner="played 1", run_key=run_key(request, TENANT), sandbox=SANDBOX,
+            variant=request.variant, coverage=self.blobs.put(jcs({})) if request.measure else None,
         )  # fmt: skip
+
+    def _wanted(self, request: RunTests, nodeid: str) -> bool:
+        return not request.variant.only or nodeid in request.variant.only
 
     def _why_none(self, request: RunTests) -> tuple[str, ...]:
         return ("MEMORY_LIMIT",) if b"GREEDY" in self._lib(request.tree) else ("TESTS_NONE_COLLECTED",)
@@ -139,7 +152,7 @@ class Bed:
         lib = self._lib(request.tree)
         if b"UNTESTED" in lib or b"GREEDY" in lib:
             return {}
-        flaky = b"FLAKY" in lib and request.purpose == "rerun"
+        flaky = (b"FLAKY" in lib and request.purpose == "rerun") or (b"ORDERED" in lib and request.variant.order == "reversed")
         return {
             "tests/test_lib.py::test_answer": "passed" if b"42" in lib and not flaky else "failed",
             "tests/test_lib.py::test_other": "failed" if b"LOSES" in lib else "passed",
@@ -189,6 +202,8 @@ class Notary:
     blobs: BlobStore
     folder: Path
     distrusts: bool = False
+    absent: bool = False
+    """No signer answers for rejections."""
 
     @implements(ASSEMBLE_MEMBERS)
     def assemble(self, request: AssembleMembers) -> Members:
@@ -215,6 +230,12 @@ class Notary:
             stamp_sha256="5" * 64,
         )
         return SealedBundle(bundle=bundle, trust=str(self.folder / "trust.json"))
+
+    @implements(SEAL_REJECTION)
+    def reject(self, request: SealRejection) -> SealedRejection:
+        if self.absent:
+            raise InfrastructureError("SIGNER_UNAVAILABLE", "played")
+        return SealedRejection(directory=str(self.folder / "rejection"), report_id="rej_" + "0" * 32)
 
     @implements(TRUST_GATE)
     def verify(self, request: VerifyBundle) -> GateReport:
@@ -248,6 +269,7 @@ class Fabric:
         self.notary = Notary(self.blobs, self.home.bundles)
         self.implementers: tuple[object, ...] = (
             self.control, self.bed, self.engine, self.notary, CompileActivities(self.blobs, self.objects),
+            RunCacheActivities(self.blobs, RunCache(self.store.tenant(TENANT))),
             VerifyActivities(self.blobs, policy), RegressionActivities(self.blobs, self.objects, policy, self.chain),
             CheckpointActivities(self.store.tenant(TENANT), load_checkpoint_signer(self.home.keys)),
             PolicyActivities(policy, self.blobs, self.objects, self.chain, roots=(self.repositories,)),

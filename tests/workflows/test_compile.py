@@ -61,7 +61,7 @@ def test_a_patch_that_does_not_apply_is_a_reason_not_a_crash(fabric: Fabric, rep
     path = repository()
     patch = patch_of(path, FIXED).replace("answer = 41", "answer = 40")
     result = fabric.result(fabric.start({"repository": str(path), "ref": "main", "patch": patch}, kind="Compile"))
-    assert result.outcome == "failed"
+    assert result.outcome == "rejected"
     assert result.codes == ("PATCH_DOES_NOT_APPLY",)
 
 
@@ -70,3 +70,41 @@ def test_an_unknown_ref_is_named(fabric: Fabric, repository: Make) -> None:
     handle = fabric.start({"repository": str(path), "ref": "nowhere", "patch": patch_of(path, FIXED)}, kind="Compile")
     assert fabric.result(handle).codes == ("REF_NOT_FOUND",)
     assert fabric.payloads(handle, "session.closed")[0]["outcome"] == "failed"
+
+
+def test_a_refused_patch_gets_a_signed_report(fabric: Fabric, repository: Make) -> None:
+    path = repository()
+    request = {"repository": str(path), "ref": "main", "patch": patch_of(path, FIXED + b"# LOSES\n")}
+    result = fabric.result(fabric.start(request, kind="Compile"))
+    assert result.rejection is not None and result.rejection.report == str(fabric.home.bundles / "rejection")
+
+
+def test_a_refusal_stands_without_a_signer(fabric: Fabric, repository: Make) -> None:
+    path = repository()
+    request = {"repository": str(path), "ref": "main", "patch": patch_of(path, b"answer = 0\n")}
+    fabric.notary.absent = True
+    try:
+        result = fabric.result(fabric.start(request, kind="Compile"))
+    finally:
+        fabric.notary.absent = False
+    assert result.rejection is not None and result.rejection.report is None
+    assert "NOTHING_FIXED" in result.codes
+
+
+def test_the_second_compile_of_equal_trees_runs_nothing(fabric: Fabric, repository: Make) -> None:
+    path = repository()
+    request = {"repository": str(path), "ref": "main", "patch": patch_of(path, FIXED + b"# cached\n")}
+    assert fabric.result(fabric.start(request, kind="Compile")).rejection is None
+    ran = len(fabric.bed.runs)
+    assert fabric.result(fabric.start(request, kind="Compile")).rejection is None
+    assert len(fabric.bed.runs) == ran
+    assert fabric.result(fabric.start({**request, "cache": False}, kind="Compile")).rejection is None
+    assert len(fabric.bed.runs) > ran
+
+
+def test_a_flake_that_the_patch_brings_is_found_in_another_order(fabric: Fabric, repository: Make) -> None:
+    path = repository()
+    request = {"repository": str(path), "ref": "main", "patch": patch_of(path, FIXED + b"# ORDERED\n")}
+    result = fabric.result(fabric.start(request, kind="Compile"))
+    assert result.outcome == "rejected" and result.codes == ("FLAKE_INTRODUCED",)
+    assert "order" in (result.rejection.message if result.rejection else "")
