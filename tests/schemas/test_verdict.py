@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.testing import FAILING, Outcomes, TestOutcome
-from schemas.verdict import judge, judge_recorded
+from schemas.verdict import broken_files, judge, judge_recorded, mended_tests, tampered, unproven
 
 _OUTCOME: st.SearchStrategy[TestOutcome] = st.sampled_from(["passed", "failed", "error", "skipped", "xfailed", "xpassed"])
 _OUTCOMES = st.dictionaries(st.sampled_from([f"t.py::{name}" for name in "abcdef"]), _OUTCOME)
@@ -88,3 +88,35 @@ def test_a_named_test_of_a_file_that_could_not_be_collected_was_failing() -> Non
     assert judge(BROKEN, {A: "passed", B: "failed", "u.py::x": "passed"}, (A,)).verdict == "accepted"
     assert judge(BROKEN, {A: "failed", "u.py::x": "passed"}, (A,)).codes == ("TARGET_NOT_FIXED",)
     assert "TARGET_NOT_FAILING" in judge(BROKEN, {"u.py::x": "passed"}, ("v.py::y",)).codes
+
+
+@given(_OUTCOMES, _OUTCOMES, st.lists(st.sampled_from([A, B, C])), st.lists(st.sampled_from([A, B, C])))
+def test_a_waiver_changes_the_code_of_a_loss_and_nothing_else(
+    base: Outcomes, patched: Outcomes, targets: list[str], waived: list[str]
+) -> None:
+    plain, judgement = judge(base, patched, tuple(targets)), judge(base, patched, tuple(targets), tuple(waived))
+    assert (judgement.lost, judgement.fail_to_pass, judgement.fix) == (plain.lost, plain.fail_to_pass, plain.fix)
+    assert set(judgement.waived) == set(plain.lost) & set(waived)
+    assert set(plain.codes) - set(judgement.codes) <= {"REG_TEST_LOST"}
+    assert ("REG_TEST_LOST" in judgement.codes) == bool(set(plain.lost) - set(waived))
+    if judgement.verdict == "accepted":
+        assert judge_recorded(base, patched, judgement.targets, tuple(waived)) == judgement
+
+
+@given(_OUTCOMES, _OUTCOMES, _OUTCOMES)
+def test_what_passes_in_the_probe_is_unproven(base: Outcomes, patched: Outcomes, probe: Outcomes) -> None:
+    judgement = judge(base, patched)
+    forged = unproven(judgement, probe)
+    assert set(forged) == {nodeid for nodeid in judgement.fail_to_pass if probe.get(nodeid) == "passed"}
+    assert unproven(judgement, {}) == ()
+    refused = tampered(judgement)
+    assert refused.verdict == "rejected" and refused.codes[-1] == "HARNESS_TAMPERED"
+    assert set(mended_tests(judgement, patched)) == set(judgement.fail_to_pass)
+
+
+def test_all_skipped_and_collection_errors_are_no_pass() -> None:
+    assert judge({A: "skipped", B: "skipped"}, {A: "passed"}).codes[0] == "ALL_SKIPPED"
+    assert "ALL_SKIPPED" in judge({A: "failed"}, {A: "skipped"}).codes
+    assert broken_files({"t.py": "error", "s.py": "skipped"}, {"t.py": "error", "s.py": "error", "n": "error", A: "error"}) == (
+        "n", "s.py",
+    )  # fmt: skip

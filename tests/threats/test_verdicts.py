@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from activities.testbed.importing import import_patch
-from activities.verify.judging import ObservedRun, Ruling, rule
+from activities.verify.diagnosing import ObservedRun, TreeRuns
+from activities.verify.judging import Evidence, Ruling, rule
 from schemas.test_command import parse_test_command
 from schemas.testing import Environment
 from tests.testbed.conftest import LIMITS, Bed
@@ -49,7 +50,7 @@ class Chain:
         objects = self.bed.objects
         result = objects.write_tree(self.base, {path: None if text is None else text.encode() for path, text in edits.items()})
         imported = import_patch(objects, self.base, objects.diff(self.base, result))
-        return rule(self.base_runs, self.runs(imported.harness_tree), ())
+        return rule(Evidence(TreeRuns(self.base_runs), TreeRuns(self.runs(imported.harness_tree))))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_tests_and_what_runs_them_are_those_of_base(chain: Chain, edits: Mapping
 def test_a_patch_that_needs_no_test_to_fail_is_no_fix(chain: Chain) -> None:
     mended = chain.bed.objects.write_tree(chain.base, {"calc.py": ADD.format("return a + b").encode()})
     runs = chain.runs(mended)
-    ruling = rule(runs, runs, ())
+    ruling = rule(Evidence(TreeRuns(runs), TreeRuns(runs)))
     assert (ruling.judgement.verdict, ruling.judgement.fix, ruling.judgement.codes) == ("rejected", "none", ("NO_FAILING_TEST",))
 
 
