@@ -28,7 +28,7 @@ from schemas.operations import (
     UnsettledFound,
 )
 from schemas.policy import PolicyDecision
-from schemas.regression import BenchmarkSample, ScannedTree, Waiver
+from schemas.regression import BenchmarkSample, RunBenchmark, ScannedTree, ScanTree, Waiver
 from schemas.request import BundleRef, ReleaseMode, ReleaseRequest, ReleaseResult
 from schemas.session import CloseReason, IllegalTransition, Outcome, TransitionRecord
 from schemas.status import Stage
@@ -260,6 +260,16 @@ RECALL_RUNS = Capability(
 REMEMBER_RUNS = Capability(
     id="testbed.remember_runs", input=RememberRuns, output=RememberedRuns, side_effect="write", risk="low", pool="stable",
     timeout=timedelta(minutes=1),
+)
+SCAN_TREE = Capability(
+    id="testbed.scan_tree", input=ScanTree, output=ScannedTree, side_effect="none", risk="medium", pool="adaptive",
+    timeout=timedelta(minutes=30), heartbeat=_BEAT,
+    server="sandbox", metered=True,
+)
+RUN_BENCHMARK = Capability(
+    id="testbed.run_benchmark", input=RunBenchmark, output=BenchmarkSample, side_effect="none", risk="medium", pool="adaptive",
+    timeout=timedelta(hours=1), heartbeat=_BEAT,
+    server="sandbox", metered=True,
 )
 
 
@@ -508,6 +518,11 @@ REREAD_PATCH = Capability(
 )
 SEAL_BUNDLE = Capability(
     id="evidence.seal_bundle", input=SealBundle, output=SealedBundle, side_effect="write", risk="high", pool="signing",
+    timeout=timedelta(minutes=5),
+    server="signer",
+)
+SEAL_REJECTION = Capability(
+    id="evidence.seal_rejection", input=SealRejection, output=SealedRejection, side_effect="write", risk="medium", pool="signing",
     timeout=timedelta(minutes=5),
     server="signer",
 )

@@ -38,10 +38,11 @@ from activities.record.payloads import PayloadVault
 from activities.record.run_cache import RunCache
 from activities.record.sink import Sink
 from activities.record.store import Store, now_ms
-from activities.testbed.activities import TestbedActivities
+from activities.testbed.activities import ComparingActivities, TestbedActivities
 from activities.testbed.environment import Environments
 from activities.testbed.recalling import RunCacheActivities
 from activities.testbed.run import TestBed
+from activities.testbed.scanning import Scanner
 from activities.verify.activities import VerifyActivities
 from activities.verify.gating import RegressionActivities
 from schemas.task import SessionConfig
@@ -106,6 +107,7 @@ def open_ports(
         PolicyActivities(policy, blobs, objects, chain, roots=settings.repository_roots, hosts=settings.repository_hosts),
         ForgeActivities(store, objects, home.objects, home.keys, policy, rules),
         TestbedActivities(environments, testbed),
+        ComparingActivities(Scanner(blobs, objects, environments, root, backend), testbed),
         RunCacheActivities(blobs, RunCache(store)),
         ExploreActivities(blobs, objects, Cursors(store), testbed),
         CompileActivities(blobs, objects),

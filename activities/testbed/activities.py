@@ -12,9 +12,12 @@ from temporalio.exceptions import CancelledError
 
 from activities.kernel.acting import acting
 from activities.kernel.implementing import implements
+from activities.testbed.benchmarking import run_benchmark
 from activities.testbed.environment import Environments
 from activities.testbed.run import TestBed
-from schemas.capabilities import PREPARE_ENVIRONMENT, RUN_TESTS, PrepareEnvironment, RunTests
+from activities.testbed.scanning import Scanner
+from schemas.capabilities import PREPARE_ENVIRONMENT, RUN_BENCHMARK, RUN_TESTS, SCAN_TREE, PrepareEnvironment, RunTests
+from schemas.regression import BenchmarkSample, RunBenchmark, ScannedTree, ScanTree
 from schemas.testing import Environment, TestRun
 
 _BEAT_S = 1.0
@@ -38,6 +41,23 @@ class TestbedActivities:
     def run_tests(self, request: RunTests) -> TestRun:
         with beating():
             return self._testbed.run(request, stop_if_cancelled, tenant_id=acting().keys.tenant_id)
+
+
+class ComparingActivities:
+    """What is compared between two trees besides their tests."""
+
+    def __init__(self, scanner: Scanner, testbed: TestBed) -> None:
+        self._scanner, self._testbed = scanner, testbed
+
+    @implements(SCAN_TREE)
+    def scan_tree(self, request: ScanTree) -> ScannedTree:
+        with beating():
+            return self._scanner.scan(request, stop_if_cancelled)
+
+    @implements(RUN_BENCHMARK)
+    def run_benchmark(self, request: RunBenchmark) -> BenchmarkSample:
+        with beating():
+            return run_benchmark(self._testbed, request, stop_if_cancelled)
 
 
 def stop_if_cancelled() -> None:

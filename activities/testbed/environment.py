@@ -116,6 +116,30 @@ class Environments:
             platform=lock.platform,
         )
 
+    def tools(self, pinned: Sequence[str], heartbeat: Heartbeat) -> Path:
+        """The folder of tools of ours. ``pinned``: a requirement line with hashes for each wheel, whoever needs it.
+
+        Raises:
+            Refused: ENVIRONMENT_UNRESOLVED.
+            InfrastructureError: INDEX_UNREACHABLE.
+        """
+        base = self._base(heartbeat)
+        key = jcs_sha256({"base": self._root.digest, "profile": wheels.PROFILE, "tools": list(pinned)})
+        lock = self._remembered(key)
+        if lock is None:
+            with tempfile.TemporaryDirectory(prefix="gen4-built-") as nothing:
+                try:
+                    chosen = download_wheels(pinned, (), base, Path(nothing), heartbeat)
+                except NoWheel as error:
+                    remedy = "let the index offer these wheels"
+                    raise Refused("ENVIRONMENT_UNRESOLVED", f"a tool has no wheel here: {error.text}", remedy) from error
+            lock = EnvironmentLock(
+                base_digest=self._root.digest, platform=base.platform, python_version=base.python_version,
+                profile=wheels.PROFILE, wheels=self._described(chosen), origin="tools",
+            )  # fmt: skip
+            self._remember(key, lock)
+        return self.path(self._prepared(lock).environment_digest)
+
     def path(self, environment_digest: Digest) -> Path:
         """The folder of an environment; made again from its lock when it is missing.
 

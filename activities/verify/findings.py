@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import get_args
 
-from activities.verify.measuring import Measured, Regression, SecurityRules
+from activities.verify.measuring import WHOLE, Measured, Regression, SecurityRules
 from schemas.regression import Finding, Severity
 
 _RANK: dict[Severity, int] = {severity: rank for rank, severity in enumerate(get_args(Severity))}
@@ -28,6 +28,12 @@ def compare_findings(
     worse += [Regression("REG_CONTROL_REMOVED", path, path) for path in removed]
     summary = f"in changed files {len(base)} findings, then {len(patched)}; {len(new)} new count; {len(removed)} controls gone"
     return Measured("security", summary, tuple(worse))
+
+
+def not_scanned(message: str) -> Measured:
+    """The baseline can be scanned and this tree cannot: what a scanner cannot read, it cannot clear."""
+    text = f"the patched tree cannot be scanned: {message}"
+    return Measured("security", text, (Regression("REG_SECURITY", WHOLE, text),))
 
 
 def new_findings(base: Sequence[Finding], patched: Sequence[Finding]) -> list[Finding]:

@@ -15,8 +15,8 @@ from activities.record.blobs import BlobStore
 from activities.record.chain import EventChain
 from activities.record.objects import ObjectStore
 from activities.verify.coverage_metric import ChangedLines, changed_lines, compare_coverage
-from activities.verify.findings import compare_findings
-from activities.verify.licences import compare_dependencies, compare_licences
+from activities.verify.findings import compare_findings, not_scanned
+from activities.verify.licences import Distribution, compare_dependencies, compare_licences
 from activities.verify.measuring import Measured, Tolerances
 from activities.verify.performance import compare_benchmark, compare_timings
 from activities.verify.regression import regression_report, tests_metric
@@ -28,7 +28,7 @@ from schemas.gates import GateReport, MetricName
 from schemas.model import BlobRef
 from schemas.policy import PolicyDecision
 from schemas.regression import BenchmarkSample, Finding
-from schemas.testing import Coverage, Environment, EnvironmentLock, TestRun, Wheel
+from schemas.testing import Coverage, Environment, NodeEnvironmentLock, TestRun, read_lock
 from schemas.verdict import Judgement
 
 _COVERAGE: TypeAdapter[Coverage] = TypeAdapter(Coverage)
@@ -151,9 +151,11 @@ class RegressionActivities:
         if base is None or patched is None:
             missing["security"] = missing["size"] = "the trees were not scanned"
             return None
-        if base.findings is None or patched.findings is None:
-            missing["security"] = f"a scan came to no end: {base.message or patched.message}"
+        if base.findings is None:
+            missing["security"] = f"the scan of the base tree came to no end: {base.message}"
             return None
+        if patched.findings is None:
+            return not_scanned(patched.message)
         before, after = self._read(_FINDINGS, base.findings), self._read(_FINDINGS, patched.findings)
         return compare_findings(before, after, patched.gone, rules.security, rules.controls)
 
@@ -163,11 +165,16 @@ class RegressionActivities:
         if request.environment is None:
             missing["dependencies"] = missing["licences"] = "the environment was not given"
             return ()
-        base, patched = self._wheels(request.environment), self._wheels(request.patched_environment or request.environment)
+        base = self._distributions(request.environment)
+        patched = self._distributions(request.patched_environment) if request.patched_environment else base
         return compare_dependencies(base, patched, rules.dependencies), compare_licences(base, patched, rules.licences)
 
-    def _wheels(self, environment: Environment) -> tuple[Wheel, ...]:
-        return EnvironmentLock.model_validate_json(self._blobs.get(environment.lock)).wheels
+    def _distributions(self, environment: Environment) -> list[Distribution]:
+        lock = read_lock(self._blobs.get(environment.lock))
+        found = [Distribution(wheel.name, wheel.version, wheel.license) for wheel in lock.wheels]
+        if isinstance(lock, NodeEnvironmentLock):
+            found += [Distribution(package.name, package.version, package.license) for package in lock.packages]
+        return found
 
     # -----------------------------------------------------------------------------------------------------------------
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
 from activities.verify.measuring import DependencyRules, LicenceRules, Measured, Regression, some
-from schemas.testing import Wheel
 
 _NAMES = {
     "mit license": "MIT", "the mit license": "MIT", "the mit license (mit)": "MIT", "expat": "MIT", "mit no attribution": "MIT-0",
@@ -29,7 +29,15 @@ _TOKEN = re.compile(r"\(|\)|[A-Za-z0-9.+:-]+")
 _BETWEEN = ("", ")", "and", "or", "with")
 
 
-def compare_dependencies(base: Sequence[Wheel], patched: Sequence[Wheel], rules: DependencyRules) -> Measured:
+class Distribution(NamedTuple):
+    """A wheel, or a package of another ecosystem. ``license``: as its metadata has it."""
+
+    name: str
+    version: str
+    license: str = ""
+
+
+def compare_dependencies(base: Sequence[Distribution], patched: Sequence[Distribution], rules: DependencyRules) -> Measured:
     """New, gone and changed distributions are reported; denied ones and older versions are regressions."""
     before, after = _by_name(base), _by_name(patched)
     added = tuple(sorted(after.keys() - before.keys()))
@@ -45,18 +53,17 @@ def compare_dependencies(base: Sequence[Wheel], patched: Sequence[Wheel], rules:
     return Measured("dependencies", "; ".join(parts) or f"the same {len(after)} distributions", tuple(worse))
 
 
-def compare_licences(base: Sequence[Wheel], patched: Sequence[Wheel], rules: LicenceRules) -> Measured:
+def compare_licences(base: Sequence[Distribution], patched: Sequence[Distribution], rules: LicenceRules) -> Measured:
     """Licences of distributions that are new, or that changed theirs. What was there before is nobody's regression."""
-    before = _by_name(base)
-    new = [wheel for name, wheel in sorted(_by_name(patched).items())
-           if name not in before or before[name].license != wheel.license]  # fmt: skip
+    before = {(one.name, one.license) for one in base}
+    new = sorted({one for one in patched if (one.name, one.license) not in before})
     worse = []
-    for wheel in new:
-        allowed = is_allowed(wheel.license, frozenset(rules.allowed))
+    for one in new:
+        allowed = is_allowed(one.license, frozenset(rules.allowed))
         if allowed is False or (allowed is None and not rules.unknown):
-            stated = wheel.license or "no licence stated"
-            worse.append(Regression("REG_LICENCE", wheel.name, f"{wheel.name} {wheel.version}: {stated}"))
-    looked_at = some(tuple(f"{wheel.name} ({wheel.license or 'none stated'})" for wheel in new))
+            stated = one.license or "no licence stated"
+            worse.append(Regression("REG_LICENCE", one.name, f"{one.name} {one.version}: {stated}"))
+    looked_at = some(tuple(f"{one.name} ({one.license or 'none stated'})" for one in new))
     return Measured("licences", f"new or changed: {looked_at}" if new else "no new licence", tuple(worse))
 
 
@@ -125,8 +132,13 @@ class _Expression:
         return word in self._known
 
 
-def _by_name(wheels: Sequence[Wheel]) -> dict[str, Wheel]:
-    return {wheel.name: wheel for wheel in wheels}
+def _by_name(distributions: Sequence[Distribution]) -> dict[str, Distribution]:
+    """Of several versions of one name the newest."""
+    found: dict[str, Distribution] = {}
+    for one in distributions:
+        if one.name not in found or _is_older(found[one.name].version, one.version):
+            found[one.name] = one
+    return found
 
 
 def _worse(name: str, text: str) -> Regression:

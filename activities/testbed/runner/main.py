@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from activities.testbed.runner.host import Host
 
 PACKAGE = "_gen4"
-MODES = frozenset({"facts", "tests", "build", "trace", "forkserver"})
+MODES = frozenset({"facts", "tests", "build", "trace", "forkserver", "scan", "benchmark"})
 
 
 def main() -> int:

@@ -1,0 +1,144 @@
+"""Scan what a change touches, in a sandbox that holds the scanners and those files; and weigh the tree.
+
+The host never parses a file of the tree. A finding names file and line; its fingerprint is made here, from the bytes that the
+object store has, so that no text of a file, which may be a secret, leaves the sandbox.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
+from activities.record.blobs import BlobStore
+from activities.record.objects import ObjectStore
+from activities.testbed.environment import Environments
+from activities.testbed.harness import collect, describe_end, start
+from activities.testbed.protocol import HarnessBroken, parse_line
+from schemas.canonical import sha256_hex
+from schemas.regression import Finding, ScannedTree, ScanTree, Severity
+from schemas.test_paths import is_test_path
+
+Heartbeat = Callable[[], None]
+SCANNERS = Path(__file__).resolve().parents[2] / "deploy" / "sandbox" / "scanners.txt"
+_LARGEST_SOURCE = 4 * 1024 * 1024
+_LARGEST_TEXT = 1024 * 1024
+_MOST_FILES = 5_000
+_MOST_GONE = 1_000
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
+_GUESSES = {"Base64 High Entropy String": "low", "Hex High Entropy String": "low", "Secret Keyword": "medium"}
+"""Detectors that guess; the others know what a token of theirs looks like."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """``name``: in the sandbox, where paths of the tree are not needed."""
+
+    name: str
+    path: str
+    data: bytes
+
+    @property
+    def is_source(self) -> bool:
+        return self.name.endswith(".py") and not is_test_path(self.path)
+
+
+class Scanner:
+    """Safe to use from several threads."""
+
+    def __init__(
+        self, blobs: BlobStore, objects: ObjectStore, environments: Environments, root: RootFilesystem, backend: SandboxBackend
+    ) -> None:
+        self._blobs, self._objects, self._environments = blobs, objects, environments
+        self._root, self._backend = root, backend
+
+    def scan(self, request: ScanTree, heartbeat: Heartbeat) -> ScannedTree:
+        """Raises InfrastructureError where the scanners cannot be had or no sandbox started: then nothing was learnt."""
+        changes = self._objects.changes(request.against, request.tree)
+        gone = tuple(change.path for change in changes if change.status == "D")[:_MOST_GONE]
+        files_of_tree = (entry for entry in self._objects.entries(request.tree) if entry.type == "blob")
+        size = sum(entry.size or 0 for entry in files_of_tree if not is_test_path(entry.path))
+        wanted = [
+            (change.path, change.new_oid) for change in changes if change.status != "D" and change.new_mode.startswith("100")
+        ]  # fmt: skip
+        if len(wanted) > _MOST_FILES:
+            message = f"{len(wanted)} files differ, more than the {_MOST_FILES} that are scanned"
+            return ScannedTree(findings=None, message=message, files=0, size_bytes=size, gone=gone)
+        files = list(self._files(wanted))
+        findings, tools, message = self._look_at(files, request, heartbeat) if files else ([], {}, "")
+        stored = None if findings is None else self._blobs.put_json([finding.model_dump(mode="json") for finding in findings])
+        return ScannedTree(findings=stored, message=message, files=len(files), size_bytes=size, gone=gone, tools=tools)
+
+    def _files(self, wanted: Iterable[tuple[str, str]]) -> Iterable[_File]:
+        pairs = list(wanted)
+        contents = self._objects.read_many(oid for _, oid in pairs)
+        for number, ((path, _), (_, data)) in enumerate(zip(pairs, contents, strict=True)):
+            suffix = _SUFFIX.search(path)
+            file = _File(f"{number}{suffix.group().lower() if suffix else ''}", path, data)
+            if len(data) <= (_LARGEST_SOURCE if file.is_source else _LARGEST_TEXT):
+                yield file
+
+    def _look_at(
+        self, files: list[_File], request: ScanTree, heartbeat: Heartbeat
+    ) -> tuple[list[Finding] | None, dict[str, str], str]:
+        job = {
+            "python": [file.name for file in files if file.is_source],
+            "texts": [file.name for file in files if len(file.data) <= _LARGEST_TEXT and b"\0" not in file.data],
+        }
+        tools = self._environments.tools(_pinned(SCANNERS.read_text()), heartbeat)
+        with start(
+            self._backend, self._root, mode="scan", job=job, limits=request.limits, environment=tools,
+            write_archive=lambda out: _archive(files, out),
+        ) as process:  # fmt: skip
+            lines = collect(process, heartbeat)
+            completed = process.finish()
+        try:
+            documents = [parse_line(line) for line in lines]
+            if not documents or documents[-1]["kind"] != "end":
+                return None, {}, describe_end(completed)
+            by_name = {file.name: file for file in files}
+            findings = [_finding(document, by_name) for document in documents[:-1]]
+            versions = {tool: str(documents[-1][tool]["version"]) for tool in ("bandit", "detect-secrets")}
+        except (HarnessBroken, KeyError, TypeError, ValueError) as error:
+            return None, {}, f"the scanners' report cannot be read: {error}"
+        return sorted(findings, key=lambda one: (one.path, one.line, one.tool, one.rule)), versions, ""
+
+
+def _finding(document: dict[str, Any], files: dict[str, _File]) -> Finding:
+    file, rule, tool = files[document["file"]], str(document["rule"]), document["tool"]
+    lines = file.data.splitlines()
+    number = int(document["line"])
+    text = lines[number - 1].strip() if 0 < number <= len(lines) else b""
+    content = f"{tool}\0{rule}\0".encode() + text
+    severity: Severity = document["severity"] if tool == "bandit" else _severity(rule, file.path)
+    return Finding(
+        tool=tool, rule=rule, severity=severity, path=file.path, line=number, message=str(document["message"]),
+        fingerprint=sha256_hex(file.path.encode("utf-8", "surrogateescape") + b"\0" + content), content=sha256_hex(content),
+    )  # fmt: skip
+
+
+def _severity(rule: str, path: str) -> Severity:
+    """A test's password is a test's password; a real token is one anywhere."""
+    guess = _GUESSES.get(rule)
+    if guess is None:
+        return "high"
+    return "low" if guess == "low" or is_test_path(path) else "medium"
+
+
+def _archive(files: list[_File], out: BinaryIO) -> None:
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for file in files:
+            member = tarfile.TarInfo(file.name)
+            member.size = len(file.data)
+            archive.addfile(member, io.BytesIO(file.data))
+
+
+def _pinned(text: str) -> tuple[str, ...]:
+    """One line for each requirement, with its hashes."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return tuple(" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#"))
