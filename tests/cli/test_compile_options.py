@@ -1,0 +1,121 @@
+"""``gen4 compile``: what is wrong with a call is said before anything runs, and nothing is written then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import compiling
+from cli.main import run
+from schemas.error import InputError
+from schemas.request import CompileRequest
+from tests.cli.commands import Gen4
+from tests.e2e.harness import git
+
+DIFF = "diff --git a/a.txt b/a.txt\n--- a/a.txt\n+++ b/a.txt\n@@ -1 +1 @@\n-one\n+two\n"
+WAIVER = {
+    "id": "w-1", "metric": "tests", "subject": "t.py::test", "owner": "ada", "reason": "known",
+    "expires_at": "2030-01-01T00:00:00Z",
+}  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a patch beside it; the working directory is a folder inside."""
+    path = tmp_path / "lib"
+    (path / "sub").mkdir(parents=True)
+    (path / "a.txt").write_text("one\n")
+    git(path, "init", "-q", "-b", "main")
+    git(path, "add", "-A")
+    git(path, "commit", "-q", "-m", "one")
+    (tmp_path / "fix.patch").write_text(DIFF)
+    monkeypatch.chdir(path / "sub")
+    return tmp_path
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[CompileRequest]:
+    """What would be sent; the fabric is not started."""
+    requests: list[CompileRequest] = []
+
+    async def take(settings: Any, request: CompileRequest) -> Any:
+        requests.append(request)
+        raise InputError("STOPPED_HERE", "by the test")
+
+    monkeypatch.setattr(compiling, "_compile", take)
+    return requests
+
+
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        ((), "CHANGE_MISSING"), (("--patch", "../../fix.patch", "--head", "HEAD"), "CHANGE_MISSING"),
+        (("--patch", "absent"), "PATCH_NOT_FOUND"), (("--head", "absent"), "REF_NOT_FOUND"),
+        (("--head", "HEAD"), "REF_NOT_FOUND"),
+        (("--patch", "../../fix.patch", "--test", "make test"), "TEST_COMMAND_INVALID"),
+        (("--patch", "../../fix.patch", "--waivers", "../../fix.patch"), "WAIVERS_INVALID"),
+        (("--patch", "../../fix.patch", "--waivers", "absent"), "WAIVERS_NOT_FOUND"),
+        (("--patch", "../../fix.patch", "--junit", "absent/x.xml"), "OUT_INVALID"),
+        (("--patch", "../../fix.patch", "--sarif", "."), "OUT_INVALID"),
+        (("--patch", "../../fix.patch", "--failing", ""), "INVALID_INPUT"),
+        (("--head", "HEAD", "-r", "https://example.org/x.git"), "HEAD_NOT_LOCAL"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_a_usage_error_and_writes_nothing(
+    place: Path, gen4: Gen4, sent: list[CompileRequest], arguments: tuple[str, ...], code: str
+) -> None:
+    found, document = gen4("compile", "--out", "../../out", *arguments)
+    assert (found, document["error"]["code"]) == (2, code)
+    assert not sent and not (place / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["out", "out.attestations"])
+def test_what_exists_is_never_written_over(place: Path, gen4: Gen4, sent: list[CompileRequest], name: str) -> None:
+    (place / name).mkdir()
+    (place / name / "kept").write_text("mine")
+    found, document = gen4("compile", "--out", "../../out", "--patch", "../../fix.patch")
+    assert (found, document["error"]["code"]) == (2, "OUT_EXISTS")
+    assert (place / name / "kept").read_text() == "mine" and not sent
+
+
+def test_a_call_inside_a_repository_means_all_of_it(place: Path, gen4: Gen4, sent: list[CompileRequest]) -> None:
+    (place / "waivers.json").write_text(json.dumps([WAIVER]))
+    gen4(
+        "compile", "--out", "../../out", "--patch", "../../fix.patch", "--no-cache", "--frozen-clock",
+        "--waivers", "../../waivers.json",
+    )  # fmt: skip
+    (request,) = sent
+    assert (request.repository, request.ref, request.patch) == (str(place / "lib"), "HEAD", DIFF)
+    assert (request.cache, request.frozen_clock, request.waivers[0].owner) == (False, True, "ada")
+
+
+def test_head_is_sent_as_a_patch_on_its_base(place: Path, gen4: Gen4, sent: list[CompileRequest]) -> None:
+    base = git(place / "lib", "rev-parse", "HEAD")
+    (place / "lib" / "a.txt").write_bytes("zw\xf6lf\n".encode("latin-1"))
+    git(place / "lib", "commit", "-q", "-a", "-m", "two")
+    gen4("compile", "--out", "../../out", "--head", "HEAD")
+    (request,) = sent
+    assert request.ref == base and request.patch is None and request.patch_ref is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}", "[1]", json.dumps([WAIVER, WAIVER]), json.dumps([{**WAIVER, "owner": ""}]), json.dumps([{**WAIVER, "more": 1}]),
+        json.dumps([{**WAIVER, "expires_at": "2030-02-30T00:00:00Z"}]), '[{"id":"a","id":"b"}]', "[NaN]", "\ufeff[]",
+    ],
+)  # fmt: skip
+def test_waivers_are_read_strictly(place: Path, gen4: Gen4, sent: list[CompileRequest], text: str) -> None:
+    (place / "waivers.json").write_text(text)
+    found, document = gen4(
+        "compile", "--out", "../../out", "--patch", "../../fix.patch", "--waivers", "../../waivers.json"
+    )
+    assert (found, document["error"]["code"], sent) == (2, "WAIVERS_INVALID", [])
+
+
+def test_foreign_text_in_an_error_is_no_command(place: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compile", "--out", "o", "--patch", "x\n::error::forged"]) == 2
+    assert not any(line.startswith("::") for line in capsys.readouterr().err.splitlines())
