@@ -18,8 +18,10 @@ AROUND_THE_CALL = {"execute_activity", "execute_activity_method", "execute_local
 def implementations() -> dict[str, list[str]]:
     """Qualified names of the implementing methods, by capability id."""
     found = defaultdict(list)
-    for path in sorted((ROOT / "activities").glob("*/activities.py")):
-        module = importlib.import_module(f"activities.{path.parent.name}.activities")
+    for path in sorted((ROOT / "activities").glob("*/*.py")):
+        if "@implements(" not in path.read_text():
+            continue
+        module = importlib.import_module(f"activities.{path.parent.name}.{path.stem}")
         for _, owner in inspect.getmembers(module, inspect.isclass):
             if owner.__module__ == module.__name__:
                 for name, method in vars(owner).items():
