@@ -78,6 +78,18 @@ def between(home: Home, repository: Path, base: str, head: str) -> Change:
     return Change(base_id, _bounded(diff))
 
 
+def named(home: Home, repository: Path, *revisions: str) -> tuple[str, ...]:
+    """The commits that revisions of a clone name.
+
+    Raises:
+        InputError: REF_INVALID, REF_NOT_FOUND, BASE_MISSING; what a fetch raises.
+    """
+    shallow = (find_local(str(repository)).common / "shallow").exists()
+    with _store(home, shallow) as objects:
+        clone = _Clone(objects, str(repository), shallow)
+        return tuple(clone.commit(revision) for revision in revisions)
+
+
 def as_request(home: Home, tenant: str, diff: bytes) -> dict[str, str | BlobRef]:
     """``patch`` or ``patch_ref`` of a CompileRequest. What JSON or the server cannot hold goes to the content store."""
     try:

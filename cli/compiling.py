@@ -116,7 +116,7 @@ def register(app: typer.Typer) -> None:
         """
         outputs = Outputs(out, junit_file, sarif_file, summary_file)
         outputs.refuse_unusable()
-        settings, where = _located(read_settings(), repository)
+        settings, where = located(read_settings(), repository)
         command, lines = split_command(test), requirement_lines(requirements)
         waived, spend, bounds = read_waivers(waivers), budget_of(budget), limits_of(limits)
         home = Home.open(settings.home)
@@ -138,7 +138,7 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(report.exit_code)
 
 
-def _located(settings: Settings, repository: str) -> tuple[Settings, str]:
+def located(settings: Settings, repository: str) -> tuple[Settings, str]:
     """A path inside a repository stands for it. A fabric started here admits all of it, unless the operator named folders."""
     if "://" in repository or repository.startswith("git@"):
         return settings, local_or_url(repository)

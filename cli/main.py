@@ -21,6 +21,7 @@ from cli import (
     doctor,
     events,
     fabric,
+    ga,
     identity,
     kill,
     ledger,
@@ -40,6 +41,7 @@ fabric.register(app)
 doctor.register(app)
 remediate.register(app)
 compiling.register(app)
+ga.register(app)
 verify.register(app)
 approvals.register(app)
 events.register(app)

@@ -65,9 +65,14 @@ async def status_of(handle: WorkflowHandle[Any, Any]) -> SessionStatus | None:
 
 
 async def result_of(handle: WorkflowHandle[Any, Any]) -> SessionResult:
-    """Wait for the end. Raises the typed error that a failed workflow carries."""
+    """Wait for the end of a session. Raises the typed error that a failed workflow carries."""
+    return SessionResult.model_validate(await ended(handle))
+
+
+async def ended(handle: WorkflowHandle[Any, Any]) -> Any:
+    """The result of any workflow, as JSON has it. Raises the typed error that a failed one carries."""
     try:
-        return SessionResult.model_validate(await handle.result())
+        return await handle.result()
     except WorkflowFailureError as error:
         raise _typed(error.cause) from error
 
