@@ -32,6 +32,7 @@ from schemas.capabilities import (
     REGRESSION_GATE,
     REREAD_PATCH,
     REVIEW_PATCH,
+    SCAN_TREE,
     SEAL_BUNDLE,
     SEAL_REJECTION,
     TRUST_GATE,
@@ -57,6 +58,7 @@ from schemas.evidence import TEST_RESULTS
 from schemas.gates import Check, GateReport
 from schemas.jobs import CompileJob
 from schemas.policy import PolicyDecision
+from schemas.regression import ScanTree
 from schemas.testing import Environment, Patch, TestRun
 from schemas.verdict import Verdict
 from workflows.calling import call
@@ -224,6 +226,11 @@ class Compilation:
             judged=judged, baseline_commit=self._job.source.base_commit, base_tree=patch.base_tree, result_tree=patch.result_tree,
             base=ran.base, patched=ran.patched, environment=environment, limits=self._job.limits, waivers=self._job.waivers,
         )  # fmt: skip
+        if self._measured and judged.verdict == "accepted":
+            limits, base, result = self._job.limits, patch.base_tree, patch.result_tree
+            before = await call(SCAN_TREE, ScanTree(tree=base, against=result, limits=limits), summary="the base tree")
+            after = await call(SCAN_TREE, ScanTree(tree=result, against=base, limits=limits), summary="the patched tree")
+            request = request.model_copy(update={"base_scan": before, "patched_scan": after})
         return await call(REGRESSION_GATE, request, summary="nothing that was good may get worse")
 
     async def _determinism(self, first: Evidence, rerun: Evidence) -> GateReport:

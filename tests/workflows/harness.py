@@ -57,7 +57,9 @@ from schemas.capabilities import (
     PREPARE_ENVIRONMENT,
     REPAIR,
     REREAD_PATCH,
+    RUN_BENCHMARK,
     RUN_TESTS,
+    SCAN_TREE,
     SEAL_BUNDLE,
     SEAL_REJECTION,
     TRUST_GATE,
@@ -81,6 +83,7 @@ from schemas.error import InfrastructureError, Refused
 from schemas.evidence import CHECKSUMS, CONTENT_MEMBERS, PATCH, TEST_RESULTS
 from schemas.gates import Check, GateReport
 from schemas.model import BlobRef
+from schemas.regression import BenchmarkSample, RunBenchmark, ScannedTree, ScanTree
 from schemas.request import BundleRef, SessionResult
 from schemas.status import SessionStatus
 from schemas.task import SessionConfig
@@ -140,7 +143,18 @@ class Bed:
             outcomes=self.blobs.put(jcs(outcomes)), outcomes_sha256=outcomes_sha256(outcomes), counts=counts_of(outcomes),
             exit_code=1 if failed else 0, runner="played 1", run_key=run_key(request, TENANT), sandbox=SANDBOX,
             variant=request.variant, coverage=self.blobs.put(jcs({})) if request.measure else None,
+            receipt=self.blobs.put(uuid.uuid4().bytes),
         )  # fmt: skip
+
+    @implements(SCAN_TREE)
+    def scan(self, request: ScanTree) -> ScannedTree:
+        return ScannedTree(findings=self.blobs.put(b"[]"), files=1, size_bytes=len(self._lib(request.tree)))
+
+    @implements(RUN_BENCHMARK)
+    def benchmark(self, request: RunBenchmark) -> BenchmarkSample:
+        slow = b"SLOW" in self._lib(request.tree)
+        took = 2_000_000 if slow else 1_000_000
+        return BenchmarkSample(micros=tuple(took + 100 * number for number in range(request.repeat)))
 
     def _wanted(self, request: RunTests, nodeid: str) -> bool:
         return not request.variant.only or nodeid in request.variant.only
