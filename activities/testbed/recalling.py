@@ -25,9 +25,8 @@ from schemas.error import Gen4Error
 from schemas.testing import RunVariant, TestRun
 
 MINIMUM_RUNS = 2
-"""One run proves nothing, so it is not kept."""
+"""One run of a whole plan proves nothing, so it is not kept; of a probe, which is confined to some tests, one is all there is."""
 _RUNS: TypeAdapter[tuple[TestRun, ...]] = TypeAdapter(tuple[TestRun, ...])
-_PLAIN = RunVariant()
 
 
 class RunCacheActivities:
@@ -66,7 +65,7 @@ class RunCacheActivities:
 
     def _hit(self, request: RunTests, entry: CacheEntry | None) -> tuple[TestRun, ...]:
         """The agreed runs, or none where anything that they refer to is gone, or was not measured."""
-        if entry is None or entry.state != "agreed" or request.variant != _PLAIN:
+        if entry is None or entry.state != "agreed" or not _is_plain(request.variant):
             return ()
         if request.measure and not entry.agreed.measured:
             return ()
@@ -89,14 +88,19 @@ class RunCacheActivities:
 
 
 def worth_keeping(runs: Sequence[TestRun]) -> bool:
-    """At least two executions of one key that agree, with a real verdict: no code says that something came in between."""
+    """Enough executions of one key that agree, with a real verdict: no code says that something came in between."""
     return (
-        len(runs) >= MINIMUM_RUNS
+        bool(runs)
+        and (len(runs) >= MINIMUM_RUNS or bool(runs[0].variant.only))
         and len({(run.run_key, run.outcomes_sha256) for run in runs}) == 1
         and all(run.status in ("passed", "failed") and not run.codes for run in runs)
-        and all(run.variant == _PLAIN and not run.cached for run in runs)
+        and all(_is_plain(run.variant) and not run.cached for run in runs)
         and _executed_apart(runs)
     )
+
+
+def _is_plain(variant: RunVariant) -> bool:
+    return variant == RunVariant(only=variant.only)
 
 
 def _executed_apart(runs: Sequence[TestRun]) -> bool:

@@ -122,6 +122,14 @@ def test_a_hit_of_which_a_part_is_gone_is_a_miss_until_it_is_run_again(cached: C
     assert len(cached.recall()[0]) == 2
 
 
+def test_one_run_of_a_probe_is_enough(cached: Cached) -> None:
+    only = RunVariant(only=(A,))
+    probe = request("b" * 40, purpose="probe", variant=only)
+    kept = cached.run(FAILED, probe, variant=only)
+    assert cached.remember((kept,), (cached.run(FAILED, variant=RunVariant(hash_seed=1, only=(A,))),)) == (1, ())
+    assert cached.recall(probe) == ((kept.model_copy(update={"cached": True}),),)
+
+
 def test_a_damaged_entry_is_a_miss(cached: Cached) -> None:
     group = cached.pair()
     cached.remember(group)
