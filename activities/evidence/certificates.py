@@ -26,7 +26,7 @@ def leaf_of(der: bytes) -> tuple[x509.Certificate, ec.EllipticCurvePublicKey]:
         leaf = x509.load_der_x509_certificate(der)
         key = leaf.public_key()
         leaf.extensions  # noqa: B018  # parsed here, so that damaged ones are refused here
-    except (ValueError, x509.DuplicateExtension) as error:
+    except Exception as error:  # hostile bytes raise more than the library documents
         raise KeylessRefused("cert_chain", "an X.509 certificate", str(error)[:100]) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise KeylessRefused("algorithm", "an ECDSA P-256 key", type(key).__name__)
@@ -54,8 +54,12 @@ def check_sct(leaf: x509.Certificate, issuer: x509.Certificate, root: Root) -> N
     if len(stamps) != 1:
         raise KeylessRefused("sct", "one embedded certificate time stamp", str(len(stamps)))
     stamp = stamps[0]
-    data = _signed_by_log(leaf, issuer, stamp)
-    if not any(_stamped_by(log, stamp, data) for log in root.certificate_logs):
+    try:
+        data = _signed_by_log(leaf, issuer, stamp)
+        known = any(_stamped_by(log, stamp, data) for log in root.certificate_logs)
+    except ValueError:  # an algorithm or an entry type that nobody knows
+        known = False
+    if not known:
         raise KeylessRefused("sct", "a certificate time stamp by a log of the trusted root", stamp.log_id.hex())
 
 

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sigstore.errors import Error as SigstoreError
 from sigstore.models import Bundle as CheckedBundle
 from sigstore.models import TrustedRoot
 from sigstore.verify import Verifier
@@ -145,7 +144,7 @@ def _content(bundle: Bundle) -> tuple[str, bytes, bytes]:
 
 
 def _times(bundle: Bundle, signature: bytes, logged: Logged | None, root: Root) -> list[datetime]:
-    times = stamped_at(bundle.verification_material, signature, root)
+    times = stamped_at(bundle.verification_material.timestamp_verification_data, signature, root)
     if logged is not None and logged.promised is not None:
         times.append(logged.promised)
     for moment in times:
@@ -163,5 +162,5 @@ def _second_opinion(bundle: Bundle, root: Root, trusted: Trusted) -> None:
     policy = Identity(identity=trusted.identity, issuer=trusted.issuer)
     try:
         Verifier(trusted_root=TrustedRoot(root.document)).verify_dsse(CheckedBundle(bundle), policy)
-    except (SigstoreError, ValueError) as error:
+    except Exception as error:  # whatever it is, it is no acceptance
         raise KeylessRefused("second_opinion", "that Sigstore's verifier accepts it too", str(error)[:200]) from error

@@ -6,7 +6,6 @@ Rekor v2 (``hashedrekord`` 0.0.2) states no time; Rekor v1 (``dsse`` 0.0.1) sign
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from sigstore_models.rekor.v1 import InclusionProof, TransparencyLogEntry
 
 from activities.evidence.sigstore_material import KeylessRefused, LogKey, Root, verifies
+from activities.kernel.dsse import decode_base64
 from activities.record.merkle import root_of_path
 from schemas.canonical import StrictJsonError, jcs, strict_json
 
@@ -126,8 +126,8 @@ def _signed(text: str, signatures: str, log: LogKey) -> bool:
         if match is None:
             return False
         try:
-            data = base64.b64decode(match[2], validate=True)
-        except binascii.Error:
+            data = decode_base64(match[2])
+        except ValueError:
             return False
         if match[1] == log.origin and data[:4] == log.note_hash:
             found = found or verifies(log.key, data[4:], text.encode())
