@@ -8,6 +8,7 @@ than most of what is looked for. ``make bench`` runs them all; ``python -m bench
 BENCHMARKS = {
     "explore": "deciding a candidate in the fork server, against a fresh pytest process",
     "repair": "how many published bugs the offline engine repairs, and how long it takes",
+    "compile": "test executions of a Compile against bare `docker run`, and a Compile whose runs are all cached",
     "kernel": "the gate's decision against govern() of the agent-governance-toolkit, and everything but its commit",
     "throughput": "one-activity workflows a second through the gate and without it, on one Temporal server",
     "events": "appending and verifying events against bare writers and readers of the same rows",

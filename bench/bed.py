@@ -26,6 +26,7 @@ from workers.toolchain import cache_directory
 class Bed:
     """Everything that running and repairing a tree needs."""
 
+    home: Home
     blobs: BlobStore
     objects: ObjectStore
     cursors: Cursors
@@ -75,4 +76,4 @@ def open_bed() -> Iterator[Bed]:
         environments = Environments(home, blobs, objects, root, backend)
         store = Store.open(f"sqlite:///{home.store}").tenant("local")
         testbed = TestBed(home, blobs, objects, environments, root, backend)
-        yield Bed(blobs, objects, Cursors(store), environments, testbed, root, backend)
+        yield Bed(home, blobs, objects, Cursors(store), environments, testbed, root, backend)
