@@ -78,35 +78,48 @@ _TITLES = {"rejected": "Rejected", "irreproducible": "Irreproducible: stopped", 
 
 
 def _failed_gate(request: SealRejection) -> str:
-    """The first gate that did not pass; ``compile`` where the judgement itself refused."""
-    if request.policy is not None and request.policy.decision != "allow":
+    """The first gate that the codes come from; ``compile`` where the judgement of the tests itself refused."""
+    if _denied(request):
         return "policy"
-    return next((report.gate for report in request.gates if report.verdict != "pass"), "compile")
+    for report in request.gates:
+        if report.verdict != "pass" and {*report.codes, f"{report.gate.upper()}_GATE"} & set(request.codes):
+            return report.gate
+    return "compile"
+
+
+def _denied(request: SealRejection) -> bool:
+    return request.policy is not None and request.policy.decision != "allow"
 
 
 def _checks(request: SealRejection) -> Iterator[RejectedCheck]:
-    """What the policy and the gates refused, then the codes that none of these explains."""
-    told: set[str] = set()
-    for rule in request.policy.denials if request.policy is not None else ():
-        where = f"{rule.path or ''}{f':{rule.line}' if rule.line is not None else ''}"
-        told.add(rule.rule_id)
-        yield RejectedCheck(
-            gate="policy", code=rule.rule_id, reason=rule.message, member=where, remedy=REMEDIES["POLICY_DENIED"]
-        )
-    for gate in request.gates:
-        for check in gate.checks:
-            if check.checked and not check.ok:
-                told.add(check.code)
-                yield RejectedCheck(
-                    gate=gate.gate, code=check.code, reason=check.reason, member=check.member, expected=check.expected,
-                    actual=check.actual, remedy=check.remedy or REMEDIES.get(check.code, ""),
-                )  # fmt: skip
-    if told and request.policy is not None and request.policy.decision != "allow":
-        told.add("POLICY_DENIED")
+    """What explains the codes comes first: rules that denied, then codes of the judgement, then checks of the gates."""
+    denials = tuple(_denials(request))
+    gates = tuple(_of_gates(request))
+    told = {check.code for check in (*denials, *gates)} | ({"POLICY_DENIED"} if denials else set())
+    yield from denials
     for code in request.codes:
         if code not in told:
             remedy = REMEDIES.get(code, _REPEAT if request.verdict == "infra_error" else "")
             yield RejectedCheck(gate="compile", code=code, reason=request.message[:_TEXT], remedy=remedy)
+    yield from gates
+
+
+def _denials(request: SealRejection) -> Iterator[RejectedCheck]:
+    for rule in request.policy.denials if request.policy is not None and _denied(request) else ():
+        where = f"{rule.path or ''}{f':{rule.line}' if rule.line is not None else ''}"
+        yield RejectedCheck(
+            gate="policy", code=rule.rule_id, reason=rule.message, member=where, remedy=REMEDIES["POLICY_DENIED"]
+        )
+
+
+def _of_gates(request: SealRejection) -> Iterator[RejectedCheck]:
+    for report in request.gates:
+        for check in report.checks:
+            if check.checked and not check.ok:
+                yield RejectedCheck(
+                    gate=report.gate, code=check.code, reason=check.reason, member=check.member, expected=check.expected,
+                    actual=check.actual, remedy=check.remedy or REMEDIES.get(check.code, ""),
+                )  # fmt: skip
 
 
 def _tests(judgement: Judgement | None) -> RejectedTests | None:

@@ -49,6 +49,10 @@ def made(**changes: Any) -> RejectionReport:
     )
 
 
+def failed(gate: Any, *codes: str) -> GateReport:
+    return GateReport(gate=gate, verdict="fail", checks=tuple(Check(code=code, ok=False) for code in codes))
+
+
 def denial(*rules: PolicyRule) -> PolicyDecision:
     return PolicyDecision(
         decision="deny", policy_id="gen4.patch", policy_digest="sha256:" + "5" * 64, engine_name="opa", engine_version="1",
@@ -71,11 +75,12 @@ def test_it_names_gate_code_evidence_and_what_would_make_it_pass() -> None:
         ({"gates": (), "codes": ("TARGET_NOT_FIXED",)}, "compile", "revise"),
         ({"policy": denial(PolicyRule(rule_id="patch.paths", outcome="deny", path="setup.py")), "gates": ()}, "policy", "replan"),
         ({"verdict": "infra_error", "codes": ("SANDBOX_LOST",), "gates": ()}, "compile", "close"),
+        ({"verdict": "irreproducible", "codes": ("RUNS_DISAGREE",)}, "compile", "revise"),
         (
-            {"verdict": "irreproducible", "gates": (GateReport(gate="determinism", verdict="fail", checks=()),)},
+            {"verdict": "irreproducible", "codes": ("DET_DIGEST",), "gates": (failed("determinism", "DET_DIGEST"),)},
             "determinism", "revise",
         ),
-        ({"verdict": "accepted", "gates": (GateReport(gate="trust", verdict="inconclusive", checks=()),)}, "trust", "revise"),
+        ({"verdict": "accepted", "codes": ("TRUST_GATE",), "gates": (failed("trust"),)}, "trust", "revise"),
     ],
 )  # fmt: skip
 def test_every_way_of_refusal_names_its_gate(changes: dict[str, Any], gate: str, next_step: str) -> None:
