@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from sigstore.dsse import Statement as SigstoreStatement
 
 from activities.evidence import in_toto, statements, vsa
@@ -169,9 +167,9 @@ def in_toto_verify(workshop: Workshop, tmp_path: Path) -> Callable[[dict[str, by
     """Lay layout and links of the good bundle down, then verify the files that the test gives."""
     links = tmp_path / "attestations"
     links.mkdir()
-    key = workshop.signer.private_key
-    for unsigned in in_toto.metadata(stamp_of(workshop), workshop.files, key.public_key()):
-        signature = key.sign(dsse.pae(unsigned.payload_type, unsigned.payload), ec.ECDSA(hashes.SHA256()))
+    signer = workshop.signer
+    for unsigned in in_toto.metadata(stamp_of(workshop), workshop.files, signer.public_key):
+        signature = signer.signature(dsse.pae(unsigned.payload_type, unsigned.payload))
         (links / unsigned.name).write_bytes(unsigned.sealed(signature))
     (links / "key.pub").write_text(workshop.signer.public_pem)
 
