@@ -18,9 +18,10 @@ from activities.verify.coverage_metric import ChangedLines, changed_lines, compa
 from activities.verify.findings import compare_findings, not_scanned
 from activities.verify.licences import Distribution, compare_dependencies, compare_licences
 from activities.verify.measuring import Measured, Tolerances
-from activities.verify.performance import compare_benchmark, compare_timings
+from activities.verify.performance import benchmark_failed, compare_benchmark, compare_timings
 from activities.verify.regression import regression_report, tests_metric
 from activities.verify.size import compare_sizes
+from schemas.canonical import jcs_sha256
 from schemas.capabilities import REGRESSION_GATE, RegressionInput
 from schemas.error import Refused
 from schemas.event import EventDraft
@@ -50,7 +51,7 @@ class RegressionActivities:
         measured, missing = self._measure(request, judgement)
         report = regression_report(
             judgement, request.baseline_commit, measured, self._decide, waivers=request.waivers,
-            now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), missing=missing,
+            now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), missing=missing, message=request.judged.message,
         )  # fmt: skip
         self._record(report)
         return report
@@ -137,8 +138,7 @@ class RegressionActivities:
             return None
         for name, samples in (("base", base), ("patched", patched)):
             if failed := next((sample for sample in samples if not sample.micros), None):
-                missing["performance"] = f"the benchmark fails on the {name} tree: exit code {failed.exit_code} {failed.message}"
-                return None
+                return benchmark_failed(f"it fails on the {name} tree with exit code {failed.exit_code}: {failed.message}")
         found = compare_benchmark(_medians(base), _medians(patched), rules.performance)
         if found is None:
             missing["performance"] = f"{len(base)} and {len(patched)} runs of the benchmark are too few"
@@ -185,10 +185,11 @@ class RegressionActivities:
         """Who answered for what, and until when; once for each decision."""
         who = acting()
         for waiver in report.waivers:
+            payload = waiver.model_dump(mode="json")
             draft = EventDraft(
                 kind="waiver.granted", task_id=who.keys.task_id, capability_id=REGRESSION_GATE.id,
-                version=REGRESSION_GATE.version, idempotency_key=f"{who.effect_key}/waiver.granted/{waiver.id}",
-                payload=waiver.model_dump(mode="json"),
+                version=REGRESSION_GATE.version, idempotency_key=f"{who.effect_key}/waiver.granted/{jcs_sha256(payload)}",
+                payload=payload,
             )  # fmt: skip
             self._chain.append(who.keys, who.actor, draft)
 

@@ -59,6 +59,11 @@ def compare_benchmark(base: Sequence[int], patched: Sequence[int], rules: Perfor
     return Measured("performance", f"benchmark, {len(base)} and {len(patched)} times in turn: {series}", worse)
 
 
+def benchmark_failed(text: str) -> Measured:
+    """Somebody asked for it: a benchmark that says nothing must not pass for one that is fast."""
+    return Measured("performance", f"benchmark: {text}", (Regression("REG_PERFORMANCE", WHOLE, f"benchmark: {text}"),))
+
+
 @dataclass(frozen=True)
 class _Series:
     """The times of one thing, in the order in which it ran."""

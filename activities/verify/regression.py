@@ -56,9 +56,9 @@ def tests_metric(judgement: Judgement) -> Measured | None:
 
 def regression_report(
     judgement: Judgement, baseline_commit: str, metrics: Sequence[Measured], policy: MetricsPolicy, *,
-    waivers: Sequence[Waiver] = (), now: str, missing: Mapping[MetricName, str] | None = None,
+    waivers: Sequence[Waiver] = (), now: str, missing: Mapping[MetricName, str] | None = None, message: str = "",
 ) -> GateReport:  # fmt: skip
-    """The decision on ``metrics``; ``missing`` says why a metric is not among them."""
+    """The decision on ``metrics``; ``missing`` says why a metric is not among them, ``message`` why there is no baseline."""
     if judgement.verdict == "infra_error":
         return GateReport(gate="regression", verdict="inconclusive", checks=(_inconclusive(judgement),))
     waiving = apply_waivers(metrics, waivers, now)
@@ -69,7 +69,7 @@ def regression_report(
     decision = policy(_question(measured, waiving.used, now))
     by_name = {one.name: one for one in metrics}
     checks = (
-        _baseline_check("tests" in by_name, baseline_commit),
+        _baseline_check("tests" in by_name, baseline_commit, message),
         _metrics_check(measured, decision),
         *(_check(comparison, by_name.get(comparison.metric), waiving, missing or {}) for comparison in _COMPARISONS),
         _owner_check(waiving, decision),
@@ -97,12 +97,13 @@ def _seconds(time: str) -> int:
     return round(datetime.fromisoformat(time).timestamp())
 
 
-def _baseline_check(known: bool, commit: str) -> Check:
+def _baseline_check(known: bool, commit: str, message: str) -> Check:
     return Check(
         code="REG_BASELINE_MISSING",
         ok=known,
         expected="outcomes of the base tree",
         actual="" if known else "none",
+        reason="" if known else message,
         remedy="" if known else f"make the tests run, and agree twice, on base commit {commit}",
     )
 
