@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from activities.evidence import sigstore_bundle
 from activities.evidence.case import Case, Finding, NotChecked
-from activities.evidence.provenance import dependencies_of, external_parameters
+from activities.evidence.provenance import dependencies_of, external_parameters, internal_parameters
 from activities.kernel import dsse
 from activities.kernel.signing_keys import hint_of, public_key
 from schemas.canonical import StrictJsonError, jcs, strict_json
@@ -303,8 +303,9 @@ def subject(case: Case) -> Finding | None:
 
 
 def parameters(case: Case) -> Finding | None:
-    """20. Build type, external parameters and dependencies are those of the stamp, and of the caller's task."""
-    definition = case.need_provenance().buildDefinition
+    """20. Build type, parameters, dependencies and run are those of the stamp, and of the caller's task."""
+    provenance = case.need_provenance()
+    definition = provenance.buildDefinition
     if definition.buildType != BUILD_TYPE:
         return Finding(reason="build_type", member=PROVENANCE, expected=BUILD_TYPE, actual=definition.buildType)
     stamp = case.need_stamp()
@@ -318,5 +319,12 @@ def parameters(case: Case) -> Finding | None:
     if definition.resolvedDependencies != dependencies_of(stamp):
         return Finding(
             reason="dependencies", member=PROVENANCE, expected="source, environment and policy of the stamp", actual="others"
+        )
+    run = provenance.runDetails
+    if (run.metadata.invocationId, run.builder.version) != (stamp.session_id, {"gen4": stamp.engines.gen4}):
+        return Finding(reason="run", member=PROVENANCE, expected="session and version of the stamp", actual="others")
+    if any(definition.internalParameters.get(name) != value for name, value in internal_parameters(stamp).items()):
+        return Finding(
+            reason="internal", member=PROVENANCE, expected="environment, limits and seeds of the stamp", actual="others"
         )
     return None
