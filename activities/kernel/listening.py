@@ -94,6 +94,7 @@ class Listener:
             log.exception("a call failed")
             _answer(channel, InfrastructureError("CALL_FAILED", "the call failed", "see the log of the process that was called"))
         finally:
+            channel.hang_up()  # also wakes up a thread that still listens here
             channel.close()
             with self._lock:
                 del self._open[channel]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from activities.kernel.acting import Acting, acting
 from activities.kernel.metering import metering
@@ -37,11 +37,22 @@ class Cause(NamedTuple):
         return Stopped(self.code, f"the running sandbox was killed: {self.message}", "see `gen4 kill list` and `gen4 events`")
 
 
+class Stoppable(Protocol):
+    """What can be killed and counts its CPU time: a sandbox here, or a run that an executor makes for us."""
+
+    def kill(self) -> None: ...
+
+    def cpu(self) -> CpuUsed: ...
+
+
+S = TypeVar("S", bound=Stoppable)
+
+
 @dataclass(eq=False)
 class Entry:
     """One running sandbox. ``who`` is None where no activity started it."""
 
-    process: SandboxProcess
+    process: Stoppable
     who: Acting | None
     number: int = field(default_factory=lambda: next(_numbers))
     cause: Cause | None = None
@@ -59,7 +70,7 @@ class Running:
         self._lock = threading.Lock()
         self._entries: set[Entry] = set()
 
-    def add(self, process: SandboxProcess, who: Acting | None) -> Entry:
+    def add(self, process: Stoppable, who: Acting | None) -> Entry:
         entry = Entry(process, who)
         with self._lock:
             self._entries.add(entry)
@@ -94,9 +105,9 @@ class Running:
 class _Known:
     """A process that says by whom it was killed instead of how it ended then."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, process: SandboxProcess) -> None:
         self._entry = entry
-        self._process = entry.process
+        self._process = process
 
     def send(self, data: bytes) -> None:
         try:
@@ -131,6 +142,29 @@ class _Known:
         return self._process.cpu()
 
 
+@contextmanager
+def known(started: AbstractContextManager[S], running: Running) -> Iterator[tuple[Entry, S]]:
+    """Register and meter what ``started`` starts, as long as it runs; errors as :meth:`KnownBackend.start` raises them."""
+    meter = metering()
+    meter.tool_call()
+    entry: Entry | None = None
+    try:
+        with meter.sandbox(), started as process:
+            entry = running.add(process, _who())
+            try:
+                yield entry, process
+            finally:
+                running.remove(entry)
+    except Exception:
+        if entry is not None:
+            entry.require_alive()  # also when what was seen of the death was taken for something else
+        raise
+    finally:
+        if entry is not None:
+            meter.cpu(entry.process.cpu().ms)
+    entry.require_alive()
+
+
 class KnownBackend:
     """A ``SandboxBackend`` whose sandboxes are registered and metered."""
 
@@ -150,24 +184,8 @@ class KnownBackend:
             InfrastructureError: SANDBOX_KILLED when the worker lost its store while it ran.
             Stopped: KILL_SWITCH, LEASE_REVOKED, TENANT_INACTIVE when it was killed for that; TOOL_CALLS_LIMIT.
         """
-        meter = metering()
-        meter.tool_call()
-        entry: Entry | None = None
-        try:
-            with meter.sandbox(), self._backend.start(spec) as process:
-                entry = self._running.add(process, _who())
-                try:
-                    yield _Known(entry)
-                finally:
-                    self._running.remove(entry)
-        except Exception:
-            if entry is not None:
-                entry.require_alive()  # also when what was seen of the death was taken for something else
-            raise
-        finally:
-            if entry is not None:
-                meter.cpu(entry.process.cpu().ms)
-        entry.require_alive()
+        with known(self._backend.start(spec), self._running) as (entry, process):
+            yield _Known(entry, process)
 
     def probe(self, root: RootFilesystem) -> tuple[Probe, ...]:
         return self._backend.probe(root)

@@ -1,0 +1,280 @@
+"""What an executor does for its callers: sandboxes by a fixed request, and whole test runs with a signed receipt.
+
+A run: 1. the request, in fields of this version only, within our maximum; 2. the tree, as a pack of what we lack, under ids that
+we hash; 3. the environment, made here from lock and archives that we hash; 4. the tests, in a fresh sandbox; 5. the receipt,
+under our key. No path, command or result of the caller is believed. When the caller goes, its sandboxes end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import Field
+
+from activities.kernel.channel import Channel, Closed, need
+from activities.kernel.sandbox.broker import MAXIMUM, Broker, Tenant, parse, require_limits, require_root
+from activities.kernel.sandbox.held import Held
+from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
+from activities.kernel.signing_keys import pem_of
+from activities.record.blobs import BlobStore
+from activities.record.home import Home
+from activities.record.objects import ObjectStore
+from activities.testbed import receipts
+from activities.testbed.environment import Environments
+from activities.testbed.harness import harness_version, sandbox_spec
+from activities.testbed.locks import checked_lock
+from activities.testbed.receipts import Seen
+from activities.testbed.run import Observation, TestBed
+from schemas.canonical import sha256_hex
+from schemas.capabilities import RunTests
+from schemas.error import InfrastructureError, InputError, Refused
+from schemas.model import BlobRef, Digest, Door, GitId
+from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant
+from schemas.testing import Environment, Limits, RunVariant, TestPlan, TestRun
+
+MODES = frozenset({"facts", "build", "trace", "forkserver"})
+"""Modes of the runner that a caller may drive; tests run by :class:`RunRequest` alone, so that each run has a receipt."""
+
+BEAT_S = 1.0
+_KNOWN_TREES = 32
+
+
+class RunRequest(Door):
+    """One run of a plan's tests."""
+
+    tenant_id: Tenant
+    tree: GitId
+    environment_digest: Digest
+    plan: ReceiptPlan
+    limits: ReceiptLimits
+    variant: ReceiptVariant
+    commit_time: int = Field(ge=0, le=2**53 - 1)
+    measure: bool
+
+
+class EnvironmentRequest(Door):
+    tenant_id: Tenant
+    environment_digest: Digest
+
+
+class BaseRequest(Door):
+    root_digest: Digest
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an executor starts things with. ``packages``: names and versions in a base that it has."""
+
+    root: RootFilesystem
+    backend: SandboxBackend
+    packages: Callable[[Digest], dict[str, str]]
+
+
+@dataclass
+class _Tenant:
+    """The content that one tenant's callers have sent."""
+
+    objects: ObjectStore
+    whole: deque[GitId] = field(default_factory=lambda: deque(maxlen=_KNOWN_TREES))
+    """Trees that were seen to be whole, the latest last."""
+
+
+class Executing:
+    """Answers calls. ``machine`` may take long the first time, or raise why nothing can be run here."""
+
+    def __init__(
+        self, home: Home, key: ec.EllipticCurvePrivateKey, machine: Callable[[], Machine], maximum: Limits = MAXIMUM
+    ) -> None:
+        self._home, self._key, self._machine, self._maximum = home, key, machine, maximum
+        self._lock = threading.Lock()
+        self._tenants: dict[str, _Tenant] = {}
+
+    def handle(self, channel: Channel, asked: Any, body: IO[bytes]) -> None:
+        """One call.
+
+        Raises:
+            Gen4Error: what the caller is told.
+        """
+        if not isinstance(asked, dict) or len(asked) != 1:
+            raise InputError("CALL_INVALID", "a call has one name", "speak the protocol of this version")
+        ((name, value),) = asked.items()
+        calls: dict[str, Callable[[Channel, Any], None]] = {
+            "facts": self._facts, "packages": self._packages, "probe": self._probe, "start": self._start,
+            "environment": self._environment, "run_tests": self._run_tests,
+        }  # fmt: skip
+        if name not in calls:
+            raise InputError("CALL_INVALID", f"there is no call {str(name)[:80]!r}", f"one of {', '.join(calls)}")
+        calls[name](channel, value)
+
+    # --- short calls -------------------------------------------------------------------------------------------------
+
+    def _facts(self, channel: Channel, asked: Any) -> None:
+        machine = self._machine()
+        channel.send(
+            {
+                "result": {
+                    "sandbox": machine.backend.facts().model_dump(mode="json"),
+                    "root_digest": machine.root.digest,
+                    "python": machine.root.python,
+                    "public_key": pem_of(self._key.public_key()),
+                    "harness_version": harness_version(),
+                }
+            }
+        )
+
+    def _packages(self, channel: Channel, asked: Any) -> None:
+        channel.send({"result": self._machine().packages(parse(BaseRequest, asked).root_digest)})
+
+    def _probe(self, channel: Channel, asked: Any) -> None:
+        machine = self._machine()
+        require_root(machine.root, parse(BaseRequest, asked).root_digest)
+        channel.send({"result": [[probe.name, probe.ok, probe.detail] for probe in machine.backend.probe(machine.root)]})
+
+    def _environment(self, channel: Channel, asked: Any) -> None:
+        request = parse(EnvironmentRequest, asked)
+        self._locked(channel, request.tenant_id, request.environment_digest)
+        channel.send({"result": {}})
+
+    # --- sandboxes ---------------------------------------------------------------------------------------------------
+
+    def _start(self, channel: Channel, asked: Any) -> None:
+        machine = self._machine()
+        Broker(machine.root, machine.backend, sandbox_spec, MODES, self._locked, self._maximum).start(channel, asked)
+
+    def _locked(self, channel: Channel, tenant_id: str, digest: Digest) -> Path:
+        environments, _ = self._environments(channel, tenant_id, digest)
+        return environments.path(digest)
+
+    def _environments(self, channel: Channel, tenant_id: str, digest: Digest) -> tuple[Environments, Environment]:
+        """The tenant's environments, with the lock of this one checked."""
+        machine = self._machine()
+        blobs = _Asking(self._home.blobs, tenant_id, channel)
+        lock = checked_lock(blobs, digest, machine.root.digest)
+        environments = Environments(self._home, blobs, self._tenant(tenant_id).objects, machine.root, machine.backend)
+        environments.path(digest)
+        environment = Environment(
+            environment_digest=digest, base_digest=lock.base_digest, python_version=lock.python_version, platform=lock.platform,
+            lock=BlobRef(sha256=digest.removeprefix("sha256:"), size=0),
+        )  # fmt: skip
+        return environments, environment
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    def _run_tests(self, channel: Channel, asked: Any) -> None:
+        request = parse(RunRequest, asked)
+        limits = require_limits(request.limits, self._maximum)
+        machine = self._machine()
+        held = Held(machine.backend)
+        with _progress(channel, held):
+            objects = self._bring(channel, request)
+            environments, environment = self._environments(channel, request.tenant_id, request.environment_digest)
+            wanted = RunTests(
+                tree=request.tree, environment=environment, limits=limits, commit_time=request.commit_time, purpose="base",
+                plan=TestPlan.model_validate(request.plan.model_dump()), measure=request.measure,
+                variant=RunVariant.model_validate(request.variant.model_dump()),
+            )  # fmt: skip
+            with tempfile.TemporaryDirectory(prefix="gen4-results-", dir=self._home.root) as name:
+                results = BlobStore(Path(name), request.tenant_id)
+                bed = TestBed(self._home, results, objects, environments, machine.root, held)
+                with _watching(channel, held):
+                    observation = bed.observe(wanted, lambda: None, tenant_id=request.tenant_id)
+                self._tell(channel, results, wanted, observation, request.tenant_id)
+
+    def _bring(self, channel: Channel, request: RunRequest) -> ObjectStore:
+        tenant = self._tenant(request.tenant_id)
+        tree = request.tree
+        if tree not in tenant.whole and not tenant.objects.has_tree(tree):
+            with need(channel, {"pack": tree, "known": list(tenant.whole)}) as pack:
+                tenant.objects.unpack(pack)
+            if not tenant.objects.has_tree(tree):
+                raise Refused("TREE_MISMATCH", f"what was sent is not all of tree {tree}", "send the tree that is named")
+        if tree not in tenant.whole:
+            tenant.whole.append(tree)
+        return tenant.objects
+
+    def _tell(self, channel: Channel, results: BlobStore, request: RunTests, seen: Observation, tenant_id: str) -> None:
+        """Everything that the run refers to, then the run with its receipt."""
+        run = seen.run
+        about = Seen(tenant_id, harness_version(), seen.planted, seen.caught)
+        envelope = receipts.sign(self._key, receipts.receipt_of(request, run, about))
+        run = run.model_copy(update={"receipt": results.put(envelope, "application/vnd.dsse.envelope.v1+json")})
+        for reference in contents_of(run):
+            channel.send({"blob": reference.model_dump(mode="json")}, results.get(reference))
+        channel.send({"result": run.model_dump(mode="json")})
+
+    def _tenant(self, tenant_id: str) -> _Tenant:
+        with self._lock:
+            if tenant_id not in self._tenants:
+                folder = self._home.root / "objects" / tenant_id
+                self._tenants[tenant_id] = _Tenant(ObjectStore.open(folder))
+            return self._tenants[tenant_id]
+
+
+def contents_of(run: TestRun) -> tuple[BlobRef, ...]:
+    """What a run refers to."""
+    return tuple(one for one in (run.outcomes, run.coverage, run.timings, run.receipt) if one is not None)
+
+
+class _Asking(BlobStore):
+    """Blobs of a tenant; what is not here is asked for, and hashed."""
+
+    def __init__(self, root: Path, tenant_id: str, channel: Channel) -> None:
+        super().__init__(root, tenant_id)
+        self._channel = channel
+
+    def get(self, ref: BlobRef | str) -> bytes:
+        if self.path(ref).is_file():
+            return super().get(ref)
+        sha256 = ref.sha256 if isinstance(ref, BlobRef) else ref
+        with need(self._channel, {"blob": sha256}) as content:
+            data = content.read()
+        if sha256_hex(data) != sha256:
+            raise Refused("CONTENT_MISMATCH", f"the bytes that were sent are not {sha256}", "send what is asked for")
+        self.put(data)
+        return data
+
+
+@contextmanager
+def _progress(channel: Channel, held: Held) -> Iterator[None]:
+    """Tell about every second that we live and what the sandbox used."""
+    done = threading.Event()
+
+    def beat() -> None:
+        try:
+            while not done.wait(BEAT_S):
+                channel.send({"progress": list(held.cpu())})
+        except Closed:
+            return
+
+    thread = threading.Thread(target=beat, name="gen4-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        channel.send({"progress": list(held.cpu())})
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def _watching(channel: Channel, held: Held) -> Iterator[None]:
+    """While a run goes on, its caller has nothing to say but to kill it or to go."""
+
+    def watch() -> None:
+        try:
+            channel.receive()
+        except InfrastructureError:
+            pass
+        held.kill()
+
+    thread = threading.Thread(target=watch, name="gen4-watch", daemon=True)
+    thread.start()
+    yield

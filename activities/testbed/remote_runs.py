@@ -1,0 +1,172 @@
+"""Test runs as a worker has them made: an executor runs and signs, the worker keeps what it sent and follows the run."""
+
+from __future__ import annotations
+
+import select
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any, cast
+
+from activities.kernel.channel import Channel, Closed, error_of
+from activities.kernel.sandbox.port import CpuUsed
+from activities.kernel.sandbox.remote import END_TIMEOUT_S, Executor
+from activities.kernel.sandbox.running import Running, known
+from activities.record.blobs import BlobStore
+from activities.record.objects import ObjectStore
+from activities.testbed.executing import RunRequest, contents_of
+from schemas.capabilities import RunTests
+from schemas.error import InfrastructureError
+from schemas.model import BlobRef, Digest
+from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant
+from schemas.testing import TestRun
+
+Heartbeat = Callable[[], None]
+_PATIENCE_S = 1.0
+SILENT_S = 60.0
+"""An executor tells every second that it lives; one that is silent for so long is given up."""
+_IN_MEMORY = 16 << 20
+
+
+class Contents:
+    """What an executor may ask a worker for: blobs and trees of its tenant, by their hashes."""
+
+    def __init__(self, blobs: BlobStore, objects: ObjectStore) -> None:
+        self._blobs, self._objects = blobs, objects
+
+    def __call__(self, wanted: Mapping[str, Any]) -> bytes | IO[bytes]:
+        match wanted:
+            case {"blob": str(sha256)}:
+                return self._blobs.get(sha256)
+            case {"pack": str(tree), "known": list(known)}:
+                out = cast(IO[bytes], tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115  sent, then dropped
+                self._objects.pack(tree, out, known)
+                return out
+        raise InfrastructureError("CALL_INVALID", f"the executor asks for {list(wanted)}", "run both in one version")
+
+
+class RemoteRuns:
+    """Runs tests in an executor. Runs are registered in ``running``, so that kill switches reach them."""
+
+    __test__ = False
+
+    def __init__(self, executor: Executor, blobs: BlobStore, running: Running) -> None:
+        self._executor, self._blobs, self._running = executor, blobs, running
+
+    def prepare(self, tenant_id: str, environment_digest: Digest) -> None:
+        """Have an environment made, so that what is wrong with it shows now."""
+        self._executor.ask({"environment": {"tenant_id": tenant_id, "environment_digest": environment_digest}})
+
+    def run(self, request: RunTests, heartbeat: Heartbeat, *, tenant_id: str = "local") -> TestRun:
+        """One run, with its receipt. ``heartbeat`` is called about every second and may raise to stop.
+
+        Raises:
+            Refused: LIMITS_EXCEEDED, BASE_UNKNOWN, TREE_MISMATCH, and what is wrong with the environment.
+            InfrastructureError: the executor or its sandbox is gone, or killed the run.
+        """
+        asked = RunRequest(
+            tenant_id=tenant_id, tree=request.tree, environment_digest=request.environment.environment_digest,
+            plan=ReceiptPlan.model_validate(request.plan.model_dump(include=set(ReceiptPlan.model_fields))),
+            limits=ReceiptLimits.model_validate(request.limits.model_dump()),
+            variant=ReceiptVariant.model_validate(request.variant.model_dump()),
+            commit_time=request.commit_time, measure=request.measure,
+        )  # fmt: skip
+        with known(self._started(asked), self._running) as (_, remote):
+            return remote.result(heartbeat)
+
+    @contextmanager
+    def _started(self, asked: RunRequest) -> Iterator[_RemoteRun]:
+        channel = self._executor.connect()
+        try:
+            channel.wait_at_most(SILENT_S)
+            channel.send({"call": {"run_tests": asked.model_dump(mode="json", exclude_none=True)}})
+            remote = _RemoteRun(channel, self._executor, self._blobs)
+            try:
+                yield remote
+            finally:
+                remote.discard()
+        finally:
+            channel.close()
+
+
+class _RemoteRun:
+    """One run on the other side of a channel."""
+
+    def __init__(self, channel: Channel, executor: Executor, blobs: BlobStore) -> None:
+        self._channel, self._executor, self._blobs = channel, executor, blobs
+        self._cpu = CpuUsed()
+        self._kept: set[str] = set()
+        self._run: TestRun | None = None
+        self._over = False
+
+    def result(self, heartbeat: Heartbeat) -> TestRun:
+        while self._run is None:
+            heartbeat()
+            self._await(heartbeat)
+            self._take()
+        missing = {reference.sha256 for reference in contents_of(self._run)} - self._kept
+        if missing or self._run.receipt is None:
+            raise _nonsense(f"a run without {', '.join(sorted(missing)) or 'a receipt'}")
+        return self._run
+
+    def kill(self) -> None:
+        try:
+            self._channel.send({"kill": True})
+        except Closed:
+            pass  # it is gone, and so is the sandbox
+
+    def cpu(self) -> CpuUsed:
+        return self._cpu
+
+    def discard(self) -> None:
+        """Kill what still runs, and wait until the executor has ended it or is gone."""
+        if self._over:
+            return
+        self.kill()
+        deadline = time.monotonic() + END_TIMEOUT_S
+        try:
+            while not self._over and time.monotonic() < deadline:
+                self._take()
+        except Exception:  # noqa: S110  the end was what we waited for, however it is told
+            pass
+
+    def _await(self, heartbeat: Heartbeat) -> None:
+        deadline = time.monotonic() + SILENT_S
+        while not select.select([self._channel], [], [], _PATIENCE_S)[0]:
+            heartbeat()
+            if time.monotonic() > deadline:
+                self._over = True
+                raise InfrastructureError("EXECUTOR_SILENT", f"the executor said nothing for {SILENT_S:.0f} s", "see its log")
+
+    def _take(self) -> None:
+        try:
+            answer, body = self._channel.receive()
+        except Closed:
+            self._over = True
+            raise
+        match answer:
+            case {"need": dict(wanted)}:
+                self._channel.send({"content": True}, self._executor.supply(wanted))
+            case {"progress": [int(ms), str(source)]}:
+                self._cpu = CpuUsed(ms, cast(Any, source))
+            case {"blob": dict(reference)}:
+                self._keep(BlobRef.model_validate(reference), body)
+            case {"error": dict(described)}:
+                self._over = True
+                raise error_of(described)
+            case {"result": dict(run)}:
+                self._over = True
+                self._run = TestRun.model_validate(run)
+            case _:
+                raise _nonsense("an unknown frame")
+
+    def _keep(self, reference: BlobRef, body: IO[bytes]) -> None:
+        kept = self._blobs.put(body.read(), reference.media_type)
+        if kept != reference:
+            raise _nonsense(f"other bytes than {reference.sha256}")
+        self._kept.add(kept.sha256)
+
+
+def _nonsense(what: str) -> InfrastructureError:
+    return InfrastructureError("EXECUTOR_BROKEN", f"the executor sent {what}", "see its log; run it in this version")
