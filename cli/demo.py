@@ -22,7 +22,8 @@ from pathlib import Path
 from temporalio.client import Client
 
 from activities.control.approvers import add_approver, new_key, sign_decision
-from activities.evidence.keys import ensure_trust, load_signer
+from activities.evidence.signing import load_signer
+from activities.evidence.trusting import ensure_trust
 from activities.record.home import Home
 from cli import session
 from cli.demo_source import Pair, fetch_pair, load_pairs
@@ -196,7 +197,8 @@ def _trust_of_somebody_else() -> Path:
     """A trust root that names another signer: a bundle is worth what the verifier trusts, not what it says of itself."""
     keys = BUILD / "somebody-else"
     keys.mkdir(mode=0o700)
-    return ensure_trust(keys, load_signer(keys), (), int(time.time()))
+    now_s = int(time.time())
+    return ensure_trust(keys, load_signer(keys).trusted(now_s), (), now_s)
 
 
 if __name__ == "__main__":

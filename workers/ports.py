@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 from activities.compile.activities import CompileActivities
 from activities.control.activities import ControlActivities, OperationsActivities
@@ -16,9 +18,12 @@ from activities.control.reaping import Reaping
 from activities.control.reconciling import Reconciling
 from activities.evidence.activities import CheckpointActivities, EvidenceActivities, EvidencePorts, SigningActivities
 from activities.evidence.checkpointing import load_checkpoint_signer
-from activities.evidence.keys import ensure_trust, load_signer
+from activities.evidence.signer_client import SignerClient
+from activities.evidence.trusting import ensure_trust
 from activities.explore.activities import ExploreActivities
 from activities.forge.activities import ForgeActivities
+from activities.kernel.acting import acting
+from activities.kernel.channel import connect
 from activities.kernel.kernel import Kernel
 from activities.kernel.metrics import KernelMetrics
 from activities.kernel.repositories import RepositoryRules
@@ -31,6 +36,7 @@ from activities.policy.bundle import load_bundle
 from activities.policy.opa import PolicyEngine
 from activities.record.blobs import BlobStore
 from activities.record.chain import EventChain
+from activities.record.checkpoints import Checkpoints
 from activities.record.cursors import Cursors
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
@@ -45,10 +51,14 @@ from activities.testbed.run import TestBed
 from activities.testbed.scanning import Scanner
 from activities.verify.activities import VerifyActivities
 from activities.verify.gating import RegressionActivities
+from schemas.error import InfrastructureError
+from schemas.evidence import StampCheckpoint
 from schemas.task import SessionConfig
 from workers.fabric import CANDIDATE_BUNDLE, OPA_TOKEN, POLICY_BUNDLE, FabricState
 from workers.kernel import open_kernel
 from workers.settings import Settings
+
+SIGNER_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -82,13 +92,15 @@ def open_ports(
     backend.reap(older_than_s=0)
     environments = Environments(home, blobs, objects, root, backend)
     testbed = TestBed(home, blobs, objects, environments, root, backend)
-    signer = load_signer(home.keys)
+    signer = SignerClient(partial(connect, settings.signer_path), blobs, objects)
     sink = Sink(settings.checkpoint_sink, home.root) if settings.checkpoint_sink else None
     evidence = EvidencePorts(
         blobs=blobs,
         objects=objects,
         bundles=home.bundles,
-        trust=ensure_trust(home.keys, signer, (policy.policy_digest,), now_ms() // 1000),
+        attestations=home.attestations,
+        rejections=home.rejections,
+        trust=_trust(home, signer, policy.policy_digest),
         base_packages=lambda digest: _packages(roots, digest),
         gen4_version=version("gen4"),
         git_version=_git_version(),
@@ -114,10 +126,28 @@ def open_ports(
         VerifyActivities(blobs, policy),
         RegressionActivities(blobs, objects, policy, chain),
         EvidenceActivities(evidence),
-        SigningActivities(evidence, signer),
+        SigningActivities(evidence, signer, partial(_last_checkpoint, Checkpoints(store))),
         CheckpointActivities(store, load_checkpoint_signer(home.keys), sink),
     )
     return Ports(kernel, implementers, running)
+
+
+def _trust(home: Home, client: SignerClient, policy_digest: str) -> Path:
+    """The trust file of this home, which names the signer that answers now. The signer starts at the same time as we do."""
+    deadline = time.monotonic() + SIGNER_TIMEOUT_S
+    while True:
+        try:
+            signer, executors = client.signer()
+            return ensure_trust(home.keys, signer, (policy_digest,), now_ms() // 1000, executors)
+        except InfrastructureError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _last_checkpoint(checkpoints: Checkpoints) -> StampCheckpoint | None:
+    found = checkpoints.last(acting().keys.session_id)
+    return None if found is None else StampCheckpoint(number=found.number, root_sha256=found.root_sha256)
 
 
 def _kill_sandboxes(running: Running, session_id: str) -> int:

@@ -72,6 +72,14 @@ class Settings(BaseSettings):
     checkpoint_sink: Path | None = None
     """File or folder outside of the home that gets each signed checkpoint, too (``GEN4_CHECKPOINT_SINK``)."""
 
+    signer_socket: Path | None = None
+    """Socket of a signer that the operator runs, under a user of its own (``GEN4_SIGNER_SOCKET``); default: one is started."""
+    signing_key: str | None = None
+    """URI of the signing key, as securesystemslib has them: ``file2:/path``, ``awskms:…``, ``gcpkms:…``, ``azurekms:…``
+    (``GEN4_SIGNING_KEY``); default: a file of the signer's own."""
+    signing_public_key: Path | None = None
+    """PEM file with the public key of one that is no file (``GEN4_SIGNING_PUBLIC_KEY``)."""
+
     policy_candidate: Path | None = None
     """Folder with another version of ``policies/`` that is evaluated beside the active one (``GEN4_POLICY_CANDIDATE``)."""
     gate_mode: Literal["shadow", "canary", "full"] = "shadow"
@@ -80,11 +88,18 @@ class Settings(BaseSettings):
     """Share of sessions of mode canary, in basis points (``GEN4_GATE_ENFORCE_BP``)."""
 
     @property
+    def signer_path(self) -> Path:
+        """Where the signer answers."""
+        return self.signer_socket or Home(self.home).run / "signer.sock"
+
+    @property
     def store_address(self) -> str:
         """Where the store is; what ``Store.open`` takes."""
         return self.store_url or f"sqlite:///{Home(self.home).store}"
 
-    @field_validator("home", "cache", "policy_candidate", "checkpoint_sink", mode="after")
+    @field_validator(
+        "home", "cache", "policy_candidate", "checkpoint_sink", "signer_socket", "signing_public_key", mode="after"
+    )
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         if value is None:

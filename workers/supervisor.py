@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from activities.evidence.key_ring import adopt_key
+from activities.kernel.channel import connect
 from activities.policy.bundle import PolicyBundle, build_bundle, opa_argv, opa_environment, write_credentials
 from activities.record.home import Home
 from schemas.error import Gen4Error, InfrastructureError, InputError
@@ -186,7 +188,25 @@ class Supervisor:
             temporal = locate("temporal", make=False)
             argv = temporal_argv(temporal.path, self._home, ports, settings.namespace)
             servers.insert(0, self._child("temporal", argv, _listens(ports["temporal"])))
+        servers += self._signer(bundle.digest)
         return [*servers, self._child("worker", [sys.executable, "-P", "-m", "workers.worker"], self._worker_ready)]
+
+    def _signer(self, policy_digest: str) -> list[Child]:
+        """The embedded signer; none where the operator runs one."""
+        settings = self._settings
+        if settings.signer_socket is not None:
+            return []
+        adopt_key(self._home)
+        argv = [
+            sys.executable, "-P", "-m", "workers.signer", "--home", str(self._home.signer), "--socket", str(settings.signer_path),
+            "--cache", str(settings.cache), "--executors", str(self._home.root / "executor" / "executor.pub"),
+            "--policy-digest", policy_digest,
+        ]  # fmt: skip
+        if settings.signing_key is not None:
+            argv += ["--signing-key", settings.signing_key]
+        if settings.signing_public_key is not None:
+            argv += ["--signing-public-key", str(settings.signing_public_key)]
+        return [self._child("signer", argv, _answers(settings.signer_path))]
 
     def _candidate(self, opa: Path, credentials: Path, port: int) -> list[Child]:
         """A second OPA for the policy version that is tried, with the same token."""
@@ -211,6 +231,7 @@ class Supervisor:
             "opa": opa_environment(),
             "opa-candidate": opa_environment(),
             "worker": dict(os.environ) | settings_environment(self._settings),
+            "signer": dict(os.environ) if self._settings.signing_key else temporal_environment(self._home),
         }
         return Child(name, argv, environments[name], ready, self._home.logs / f"{name}.log")
 
@@ -363,6 +384,17 @@ def _listens(port: int) -> Callable[[], bool]:
         with socket.socket() as connection:
             connection.settimeout(0.5)
             return connection.connect_ex(("127.0.0.1", port)) == 0
+
+    return probe
+
+
+def _answers(path: Path) -> Callable[[], bool]:
+    def probe() -> bool:
+        try:
+            connect(path).close()
+        except InfrastructureError:
+            return False
+        return True
 
     return probe
 

@@ -10,12 +10,16 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from activities.evidence.checkpointing import CheckpointSigner
+from activities.evidence.content import IN_MEMORY, Content, StoredFile
+from activities.evidence.coverage_share import read_coverage
 from activities.evidence.external import external_trajectory
-from activities.evidence.keys import Signer, load_trust
 from activities.evidence.members import MemberInputs, assemble, bundle_digest
 from activities.evidence.provenance import external_parameters
-from activities.evidence.seal import SealFacts, is_complete, publish, refuse_unless_sealable, sign_members, write_stamp
+from activities.evidence.reading import read_stamp
+from activities.evidence.seal import attestations_of, publish, publish_folder
+from activities.evidence.signer_client import SignerClient
 from activities.evidence.sources import public_repository
+from activities.evidence.trusting import load_trust
 from activities.evidence.verification import verify_bundle
 from activities.kernel.acting import acting
 from activities.kernel.implementing import implements
@@ -29,6 +33,7 @@ from schemas.capabilities import (
     ASSEMBLE_MEMBERS,
     REREAD_PATCH,
     SEAL_BUNDLE,
+    SEAL_REJECTION,
     TAKE_CHECKPOINT,
     TRUST_GATE,
     AssembleMembers,
@@ -37,15 +42,18 @@ from schemas.capabilities import (
     ReadMembers,
     SealBundle,
     SealedBundle,
+    SealedRejection,
+    SealRejection,
     VerifyBundle,
 )
 from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
 from schemas.error import Refused
-from schemas.evidence import PATCH, STABLE_MEMBERS, STAMP, TRAJECTORY, Stamp, TrustStampCheck
+from schemas.evidence import PATCH, STAMP, StampCheckpoint
 from schemas.gates import Check, GateReport
+from schemas.model import BlobRef
 from schemas.request import BundleRef
 from schemas.task import Source
-from schemas.testing import EnvironmentLock, Outcomes, TestRun, outcomes_sha256
+from schemas.testing import Outcomes, TestRun, outcomes_sha256, read_lock
 from schemas.verdict import Judgement, judge_recorded
 
 _OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
@@ -59,6 +67,9 @@ class EvidencePorts:
     blobs: BlobStore
     objects: ObjectStore
     bundles: Path
+    attestations: Path
+    """Where statements beside bundles are; see :func:`activities.evidence.seal.attestations_of`."""
+    rejections: Path
     trust: Path
     base_packages: Callable[[str], Mapping[str, str]]
     gen4_version: str
@@ -76,9 +87,11 @@ class EvidenceActivities:
     def assemble_members(self, request: AssembleMembers) -> Members:
         trajectory = self._trajectory(request)
         members = assemble(_inputs(self._ports, request, trajectory, _judgement(self._ports, request)))
-        return Members(
-            blobs={name: self._ports.blobs.put(data) for name, data in members.items()}, bundle_digest=bundle_digest(members)
-        )
+        blobs = {
+            name: self._ports.blobs.put(data) if isinstance(data, bytes) else BlobRef(sha256=data.sha256, size=data.size)
+            for name, data in members.items()
+        }
+        return Members(blobs=blobs, bundle_digest=bundle_digest(members))
 
     @implements(REREAD_PATCH)
     def reread_patch(self, request: ReadMembers) -> ImportPatch:
@@ -100,66 +113,51 @@ class EvidenceActivities:
         checks = tuple(named if check.code == named.code else check for check in report.checks)
         return report.model_copy(update={"verdict": "fail", "checks": checks})
 
-    def _trajectory(self, request: AssembleMembers) -> bytes:
-        if request.trajectory is not None:
-            return self._ports.blobs.get(request.trajectory)
+    def _trajectory(self, request: AssembleMembers) -> Content:
+        if (ref := request.trajectory) is not None:
+            return _content(self._ports.blobs, ref)
         snapshot = self._ports.objects.snapshot_hash(request.patch.result_tree)
         return external_trajectory(request.source, request.patch, snapshot)
 
 
 class SigningActivities:
-    """Holds the signer. It believes no digest, verdict or member that it can compute again itself.
+    """Asks the signer, which has a process and a key of its own, and publishes what it made.
 
-    In embedded mode it still runs under the uid of everything else, and builder.id says so (threats 1.4).
+    Nothing here can sign. The signer believes no digest, verdict or member that it can find out itself (threats 5.1).
     """
 
-    def __init__(self, ports: EvidencePorts, signer: Signer) -> None:
+    def __init__(self, ports: EvidencePorts, signer: SignerClient, checkpoint: Callable[[], StampCheckpoint | None]) -> None:
         self._ports = ports
         self._signer = signer
+        self._checkpoint = checkpoint
 
     @implements(SEAL_BUNDLE)
     def seal_bundle(self, request: SealBundle) -> SealedBundle:
         """Seal once per business identity of the call: a later attempt finds the bundle of an earlier one."""
         who = acting()
-        judgement = _judgement(self._ports, request)
-        members = self._recomputed(request, judgement)
-        refuse_unless_sealable(request, members, judgement)
-        directory = self._ports.bundles / sha256_hex(who.effect_key.encode())[:32]
+        name = sha256_hex(who.effect_key.encode())[:32]
+        directory = self._ports.bundles / name
         if not directory.exists():
-            facts = SealFacts(
-                keys=who.keys,
-                capability_id=SEAL_BUNDLE.id,
-                capability_version=SEAL_BUNDLE.version,
-                gen4_version=self._ports.gen4_version,
-                git_version=self._ports.git_version,
-                created_s=int(self._ports.now_s()),
-            )
-            checks = self._pre_seal_checks(request, members)
-            stamp = write_stamp(request, members, judgement, checks, self._signer, facts)
-            publish(
-                sign_members(members, stamp, self._signer), directory, lambda folder: self._reference(folder, directory, request)
-            )
+            sealed = self._signer.seal(request, who.keys, self._checkpoint())
+            files = {**self._stored(request), **sealed.files}
+            stamp = read_stamp(sealed.files[STAMP])
+            publish_folder(sealed.attestations, attestations_of(self._ports.attestations, stamp))
+            publish(files, directory, lambda folder: self._reference(folder, directory, request))
         return SealedBundle(bundle=self._reference(directory, directory, request), trust=str(self._ports.trust))
 
-    def _recomputed(self, request: SealBundle, judgement: Judgement) -> dict[str, bytes]:
-        """Members 1-6 made again from runs, patch, policy and environment; the trajectory is what was recorded."""
-        given = {name: self._ports.blobs.get(ref) for name, ref in request.members.blobs.items()}
-        if not is_complete(given):
-            raise Refused("MEMBER_MISSING", f"members are {sorted(given)}, not {sorted(STABLE_MEMBERS)}", _START_AGAIN)
-        made = assemble(_inputs(self._ports, request, given[TRAJECTORY], judgement))
-        for name in STABLE_MEMBERS:
-            if made[name] != given[name]:
-                raise Refused("MEMBER_MISMATCH", f"{name} does not follow from the recorded runs", _START_AGAIN)
-        if request.members.bundle_digest != bundle_digest(made):
-            raise Refused("MEMBER_MISMATCH", "the bundle digest is not that of checksums.sha256", _START_AGAIN)
-        return made
+    @implements(SEAL_REJECTION)
+    def seal_rejection(self, request: SealRejection) -> SealedRejection:
+        """Once per business identity too: the report's id follows from it."""
+        who = acting()
+        report_id = "rej_" + sha256_hex(who.effect_key.encode())[:32]
+        directory = self._ports.rejections / report_id
+        if not directory.exists():
+            publish_folder(self._signer.reject(request, who.keys, report_id), directory)
+        return SealedRejection(directory=str(directory), report_id=report_id)
 
-    def _pre_seal_checks(self, request: SealBundle, members: Mapping[str, bytes]) -> tuple[TrustStampCheck, ...]:
-        """Completeness and checksums were settled by making the members again; the patch is applied here."""
-        result = self._ports.objects.apply(request.source.base_tree, members[PATCH])
-        if result != request.patch.result_tree or request.patch.base_tree != request.source.base_tree:
-            raise Refused("PATCH_TREE", f"the patch gives tree {result}, not {request.patch.result_tree}", _START_AGAIN)
-        return tuple(TrustStampCheck(code=code, ok=True) for code in ("MEMBER_MISSING", "CHECKSUM_MISMATCH", "PATCH_TREE"))
+    def _stored(self, request: SealBundle) -> dict[str, Content]:
+        """Members 1-6 from the content store; the large one stays a file."""
+        return {name: _content(self._ports.blobs, ref) for name, ref in request.members.blobs.items()}
 
     def _reference(self, folder: Path, directory: Path, request: SealBundle) -> BundleRef:
         """Verify what lies in ``folder``, whoever wrote it, before it gets the name ``directory`` or that is handed out."""
@@ -173,7 +171,7 @@ class SigningActivities:
         if report.verdict != "pass":
             raise Refused("BUNDLE_INVALID", f"{folder} does not verify: {', '.join(report.codes)}", _START_AGAIN)
         stamp_bytes = (folder / STAMP).read_bytes()
-        stamp = Stamp.model_validate_json(stamp_bytes)
+        stamp = read_stamp(stamp_bytes)
         if stamp.bundle_digest != request.members.bundle_digest:
             raise Refused("BUNDLE_INVALID", f"{folder} holds another bundle", _START_AGAIN)
         return BundleRef(
@@ -198,11 +196,22 @@ class CheckpointActivities:
         return CheckpointTaken(number=taken.number, root_sha256=taken.root_sha256, sessions=taken.sessions)
 
 
-def _inputs(ports: EvidencePorts, request: AssembleMembers | SealBundle, trajectory: bytes, judgement: Judgement) -> MemberInputs:
+def _content(blobs: BlobStore, ref: BlobRef) -> Content:
+    """A blob; one that is too large for memory stays a file, hashed here."""
+    if ref.size <= IN_MEMORY:
+        return blobs.get(ref)
+    file = StoredFile.of(blobs.path(ref))
+    if (file.sha256, file.size) != (ref.sha256, ref.size):
+        raise Refused("BLOB_CORRUPT", f"the bytes stored as {ref.sha256} are not those", "restore the blobs folder from a backup")
+    return file
+
+
+def _inputs(ports: EvidencePorts, request: AssembleMembers, trajectory: Content, judgement: Judgement) -> MemberInputs:
     diff = ports.blobs.get(request.patch.diff)
     if sha256_hex(diff) != request.patch.patch_sha256:
         raise Refused("PATCH_DIGEST", "the stored diff is not the patch", _START_AGAIN)
-    lock = EnvironmentLock.model_validate_json(ports.blobs.get(request.environment.lock))
+    lock = read_lock(ports.blobs.get(request.environment.lock))
+    coverage = request.patched.coverage
     return MemberInputs(
         source=request.source,
         diff=diff,
@@ -216,13 +225,14 @@ def _inputs(ports: EvidencePorts, request: AssembleMembers | SealBundle, traject
         policy=request.policy,
         trajectory=trajectory,
         base_packages=ports.base_packages(lock.base_digest),
+        coverage=None if coverage is None else read_coverage(ports.blobs.get(coverage)),
     )
 
 
-def _judgement(ports: EvidencePorts, request: AssembleMembers | SealBundle) -> Judgement:
+def _judgement(ports: EvidencePorts, request: AssembleMembers) -> Judgement:
     """The recorded judgement, which must be the one that the outcomes give."""
     recorded = Judgement.model_validate_json(ports.blobs.get(request.judged.judgement))
-    judged = judge_recorded(_outcomes(ports, request.base), _outcomes(ports, request.patched), recorded.targets)
+    judged = judge_recorded(_outcomes(ports, request.base), _outcomes(ports, request.patched), recorded.targets, recorded.waived)
     if judged != recorded or (request.judged.verdict, request.judged.fix) != (judged.verdict, judged.fix):
         raise Refused("VERDICT_MISMATCH", "the recorded verdict does not follow from the recorded outcomes", _START_AGAIN)
     return judged
@@ -253,7 +263,7 @@ def _own_directory(ports: EvidencePorts, bundle: BundleRef) -> Path:
 def _is_the_named_one(directory: Path, bundle: BundleRef) -> Check:
     """The verified bundle is the one that an approval will name."""
     data = (directory / STAMP).read_bytes()
-    stamp = Stamp.model_validate_json(data)
+    stamp = read_stamp(data)
     expected = (bundle.stamp_id, bundle.stamp_sha256, bundle.bundle_digest)
     actual = (stamp.stamp_id, sha256_hex(data), stamp.bundle_digest)
     return Check(

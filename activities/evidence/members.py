@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from activities.evidence.checksums import write_checksums
+from activities.evidence.content import Content, lines_of, size_of
+from activities.evidence.coverage_share import coverage_share
 from activities.evidence.sbom import Target, write_sbom
 from activities.evidence.sources import repository_name
 from schemas.canonical import StrictJsonError, digest_of, jcs, sha256_hex, strict_json
@@ -23,11 +25,11 @@ from schemas.evidence import (
     PolicyCheck,
     PolicyResult,
     Suite,
-    TestResults,
+    TestResults2,
 )
 from schemas.policy import PolicyDecision
 from schemas.task import Source
-from schemas.testing import EnvironmentLock, Outcomes, TestPlan, TestRun, counts_of, outcomes_sha256
+from schemas.testing import Coverage, EnvironmentLock, Outcomes, TestPlan, TestRun, counts_of, outcomes_sha256
 from schemas.verdict import Judgement
 
 _DEFAULT_ARGV = ("python", "-m", "pytest")
@@ -47,11 +49,13 @@ class MemberInputs:
     patched_outcomes: Outcomes
     judgement: Judgement
     policy: PolicyDecision
-    trajectory: bytes
+    trajectory: Content
+    coverage: Coverage | None = None
+    """Of the patched tree; None where it was not measured."""
     base_packages: Mapping[str, str] = field(default_factory=dict)
 
 
-def assemble(inputs: MemberInputs) -> dict[str, bytes]:
+def assemble(inputs: MemberInputs) -> dict[str, Content]:
     """Members 1-6 by name, in bundle order.
 
     Raises:
@@ -61,9 +65,9 @@ def assemble(inputs: MemberInputs) -> dict[str, bytes]:
     sbom = write_sbom(
         Target(repository_name(inputs.source.repository), inputs.source.base_commit), inputs.lock, inputs.base_packages
     )
-    members = {
+    members: dict[str, Content] = {
         PATCH: inputs.diff,
-        TEST_RESULTS: jcs(_test_results(inputs)),
+        TEST_RESULTS: jcs(_test_results(inputs).model_dump(mode="json", exclude_none=True)),
         POLICY_CHECK: jcs(_policy_check(inputs.policy, sha256_hex(sbom))),
         TRAJECTORY: inputs.trajectory,
         SBOM: sbom,
@@ -73,14 +77,16 @@ def assemble(inputs: MemberInputs) -> dict[str, bytes]:
     return members
 
 
-def bundle_digest(members: Mapping[str, bytes]) -> str:
-    return digest_of(members[CHECKSUMS])
+def bundle_digest(members: Mapping[str, Content]) -> str:
+    checksums = members[CHECKSUMS]
+    assert isinstance(checksums, bytes)  # noqa: S101  only a trajectory is ever a file
+    return digest_of(checksums)
 
 
-def _test_results(inputs: MemberInputs) -> TestResults:
+def _test_results(inputs: MemberInputs) -> TestResults2:
     argv = inputs.plan.argv or (*_DEFAULT_ARGV, *inputs.plan.pytest_args)
     judgement = inputs.judgement
-    return TestResults(
+    return TestResults2(
         commands=tuple(CommandResult(argv=argv, exit_code=run.exit_code) for run in (inputs.base, inputs.patched)),
         suites=(
             _suite("base", inputs.base, inputs.base_outcomes),
@@ -88,6 +94,7 @@ def _test_results(inputs: MemberInputs) -> TestResults:
         ),
         targets=judgement.targets, fail_to_pass=judgement.fail_to_pass, pass_to_pass=judgement.pass_to_pass,
         canonical_sha256=outcomes_sha256(inputs.patched_outcomes),
+        coverage=None if inputs.coverage is None else coverage_share(inputs.coverage, inputs.diff),
     )  # fmt: skip
 
 
@@ -114,23 +121,24 @@ def _policy_check(policy: PolicyDecision, sbom_sha256: str) -> PolicyCheck:
     )
 
 
-def _refuse_bad_lines(trajectory: bytes) -> None:
-    if not trajectory.endswith(b"\n"):
-        raise Refused("BUNDLE_MEMBER_INVALID", f"{TRAJECTORY} does not end with LF", "record the trajectory again")
-    for number, line in enumerate(trajectory[:-1].split(b"\n"), start=1):
+def _refuse_bad_lines(trajectory: Content) -> None:
+    line = b""
+    for number, line in enumerate(lines_of(trajectory), start=1):
         try:
-            strict_json(line)
+            strict_json(line.removesuffix(b"\n"))
         except StrictJsonError as error:
             raise Refused(
                 "BUNDLE_MEMBER_INVALID", f"{TRAJECTORY} line {number}: {error}", "record the trajectory again"
             ) from error
+    if not line.endswith(b"\n"):
+        raise Refused("BUNDLE_MEMBER_INVALID", f"{TRAJECTORY} does not end with LF", "record the trajectory again")
 
 
-def _refuse_large(members: Mapping[str, bytes]) -> None:
+def _refuse_large(members: Mapping[str, Content]) -> None:
     for name, data in members.items():
-        if len(data) > SIZE_LIMITS[name]:
+        if size_of(data) > SIZE_LIMITS[name]:
             raise Refused(
                 "BUNDLE_MEMBER_SIZE",
-                f"{name} has {len(data)} bytes; the limit is {SIZE_LIMITS[name]}",
+                f"{name} has {size_of(data)} bytes; the limit is {SIZE_LIMITS[name]}",
                 "run fewer tests, or split the change",
             )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from activities.evidence.content import Content, sha256_of
 from activities.evidence.sources import git_uri
-from schemas.canonical import sha256_hex
 from schemas.evidence import (
     BUILD_TYPE,
     BUILDER_ID,
     PREDICATE_TYPE,
     STATEMENT_TYPE,
     SUBJECT_MEMBERS,
+    AnyStamp,
     BuildDefinition,
     Builder,
     ExternalParameters,
@@ -19,7 +21,6 @@ from schemas.evidence import (
     ResourceDescriptor,
     RunDetails,
     RunMetadata,
-    Stamp,
     Statement,
     Subject,
     SubjectDigest,
@@ -31,35 +32,40 @@ def external_parameters(task_id: str, repository: str, ref: str) -> ExternalPara
     return ExternalParameters(task_id=task_id, repository=repository, ref=ref, profile="embedded")
 
 
-def write_statement(members: Mapping[str, bytes], stamp: Stamp) -> Statement:
+def write_statement(members: Mapping[str, Content], stamp: AnyStamp, builder_id: str = BUILDER_ID) -> Statement:
     """Args:
-    members: the bytes of members 1-7.
+    members: 1-7.
     """
     provenance = Provenance(
         buildDefinition=BuildDefinition(
             buildType=BUILD_TYPE,
             externalParameters=external_parameters(stamp.task_id, stamp.source.repo, stamp.source.ref).model_dump(),
-            internalParameters={
-                "environment_digest": stamp.compile.environment_digest,
-                "limits": stamp.compile.limits.model_dump(),
-                "seeds": stamp.compile.seeds.model_dump(),
-            },
+            internalParameters=internal_parameters(stamp),
             resolvedDependencies=dependencies_of(stamp),
         ),
         runDetails=RunDetails(
-            builder=Builder(id=BUILDER_ID, version={"gen4": stamp.engines.gen4}),
+            builder=Builder(id=builder_id, version={"gen4": stamp.engines.gen4}),
             metadata=RunMetadata(invocationId=stamp.session_id),
         ),
     )
     return Statement(
         type_=STATEMENT_TYPE,
-        subject=tuple(Subject(name=name, digest=SubjectDigest(sha256=sha256_hex(members[name]))) for name in SUBJECT_MEMBERS),
+        subject=tuple(Subject(name=name, digest=SubjectDigest(sha256=sha256_of(members[name]))) for name in SUBJECT_MEMBERS),
         predicateType=PREDICATE_TYPE,
         predicate=provenance.model_dump(mode="json", exclude_none=True),
     )
 
 
-def dependencies_of(stamp: Stamp) -> tuple[ResourceDescriptor, ...]:
+def internal_parameters(stamp: AnyStamp) -> dict[str, Any]:
+    """How it was run. A later release may add to them."""
+    return {
+        "environment_digest": stamp.compile.environment_digest,
+        "limits": stamp.compile.limits.model_dump(),
+        "seeds": stamp.compile.seeds.model_dump(),
+    }
+
+
+def dependencies_of(stamp: AnyStamp) -> tuple[ResourceDescriptor, ...]:
     """What the result was made from: source commit, environment, policy, sandbox profile."""
     return (
         ResourceDescriptor(name="source", uri=git_uri(stamp.source.repo), digest={"gitCommit": stamp.source.base_commit}),

@@ -5,59 +5,59 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from activities.evidence import sigstore_bundle
-from activities.evidence.keys import Signer
+from activities.evidence.content import Content, copy, sha256_of, size_of
 from activities.evidence.members import bundle_digest
 from activities.evidence.provenance import write_statement
+from activities.evidence.signing import StatementSigner
 from activities.evidence.sources import public_repository
-from activities.kernel import dsse
-from schemas.canonical import jcs, jcs_sha256, sha256_hex
+from schemas.canonical import jcs, jcs_sha256
 from schemas.capabilities import SealBundle
-from schemas.error import Gen4Error, InfrastructureError, Refused
+from schemas.error import Gen4Error, InfrastructureError
 from schemas.evidence import (
     CONTENT_MEMBERS,
     OPTIONAL_MEMBERS,
-    PAYLOAD_TYPE,
     PROVENANCE,
     REQUIRED_MEMBERS,
     SIGSTORE_BUNDLE,
     STABLE_MEMBERS,
     STAMP,
-    DeterminismStamp,
+    AnyStamp,
+    DeterminismStamp2,
     Engines,
     EngineVersion,
     MemberDigest,
-    Metric,
-    RegressionStamp,
+    RegressionStamp2,
     RunKeys,
     Seeds,
-    Stamp,
-    StampCompile,
+    Stamp2,
+    StampCheckpoint,
+    StampCompile2,
     StampFix,
-    StampGates,
+    StampGates2,
     StampLimits,
+    StampMetric,
     StampPolicy,
     StampSandbox,
-    StampSigner,
+    StampSigner2,
     StampSource,
+    StampWaiver,
     TrustStamp,
     TrustStampCheck,
     timestamp_of,
 )
+from schemas.regression import Waiver
 from schemas.task import TraceKeys
-from schemas.testing import SandboxFacts
 from schemas.verdict import Judgement
 
-MINIMUM_RUNS = 2
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SealFacts:
-    """What the sealing process itself knows; the rest is recomputed from the content store."""
+    """What the sealing process itself knows."""
 
     keys: TraceKeys
     capability_id: str
@@ -65,36 +65,41 @@ class SealFacts:
     gen4_version: str
     git_version: str
     created_s: int
+    checkpoint: StampCheckpoint | None = None
 
 
-def refuse_unless_sealable(request: SealBundle, members: Mapping[str, bytes], judgement: Judgement) -> None:
-    """No stamp unless every gate passes on what was recomputed here.
+@dataclass(frozen=True, kw_only=True)
+class Established:
+    """What the signer found out by its own work, from receipts and content alone."""
 
-    Raises:
-        Refused: GATE_NOT_PASSED naming the gate.
-    """
-    digest = bundle_digest(members)
-    problems = {
-        "regression": _gate_problem(request.regression.gate == "regression", request.regression.verdict)
-        or (f"verdict is {judgement.verdict} with {', '.join(judgement.codes)}" if judgement.verdict != "accepted" else ""),
-        "determinism": _gate_problem(request.determinism.gate == "determinism", request.determinism.verdict)
-        or (f"the re-run gave {request.rerun_bundle_digest}, not {digest}" if request.rerun_bundle_digest != digest else "")
-        or (f"{request.runs} run(s)" if request.runs < MINIMUM_RUNS else ""),
-        "policy": "" if request.policy.decision == "allow" else "the policy denied the patch",
-    }
-    for gate, problem in problems.items():
-        if problem:
-            raise Refused("GATE_NOT_PASSED", f"{gate}: {problem}", "make the gate pass; nothing was signed")
+    members: Mapping[str, Content]
+    """Members 1-6."""
+    judgement: Judgement
+    receipts: tuple[str, ...]
+    """sha256 of the payloads of all receipts, ascending."""
+    runs: int
+    """Runs of each tree, by different receipts."""
+    sentinels: int
+    """Tests that had to fail, in all runs together; every one did."""
+    probe: Literal["failed_as_it_must", "not_applicable"]
+    cache: Literal["hit", "miss"]
+    reused: bool
+    """No run was made for the re-run."""
+    rerun_bundle_digest: str
+    builder_id: str
+    waivers: tuple[Waiver, ...] = ()
+    """Those that were used; none has expired."""
 
 
-def write_stamp(
-    request: SealBundle, members: Mapping[str, bytes], judgement: Judgement, checks: tuple[TrustStampCheck, ...],
-    signer: Signer, facts: SealFacts,
-) -> Stamp:  # fmt: skip
-    """``checks``: the pre-seal checks of the Trust Gate, all of them passed."""
-    source = request.source
-    return Stamp(
-        schema_version="stamp/1",
+MEMBERS = (*REQUIRED_MEMBERS, *OPTIONAL_MEMBERS)
+PRE_SEAL_CODES = ("MEMBER_MISSING", "CHECKSUM_MISMATCH", "PATCH_TREE")
+"""Checks of the Trust Gate that hold by the time of the stamp: the members were made, the patch was applied."""
+
+
+def write_stamp(request: SealBundle, found: Established, signer: StatementSigner, facts: SealFacts) -> Stamp2:
+    source, members = request.source, found.members
+    return Stamp2(
+        schema_version="stamp/2",
         stamp_id="stm_" + secrets.token_hex(16),
         created_at=timestamp_of(facts.created_s),
         tenant_id=facts.keys.tenant_id,
@@ -105,7 +110,7 @@ def write_stamp(
         version=facts.capability_version,
         candidate_id=request.candidate_id,
         bundle_digest=bundle_digest(members),
-        members={name: MemberDigest(sha256=sha256_hex(members[name]), size=len(members[name])) for name in CONTENT_MEMBERS},
+        members={name: MemberDigest(sha256=sha256_of(members[name]), size=size_of(members[name])) for name in CONTENT_MEMBERS},
         source=StampSource(
             repo=public_repository(source.repository),
             ref=source.ref,
@@ -113,32 +118,43 @@ def write_stamp(
             base_tree=source.base_tree,
             result_tree=request.patch.result_tree,
         ),
-        compile=_compile(request),
-        sandbox=_sandbox(request.patched.sandbox),
-        fix=StampFix(completeness=judgement.fix, targets_sha256=jcs_sha256(list(judgement.targets))),
+        compile=_compile(request, found),
+        sandbox=_sandbox(request),
+        fix=StampFix(completeness=found.judgement.fix, targets_sha256=jcs_sha256(list(found.judgement.targets))),
         engines=_engines(request, facts),
         policy=StampPolicy(policy_id=request.policy.policy_id, policy_digest=request.policy.policy_digest),
-        gates=_gates(request, checks),
-        signer=StampSigner(profile="key", identity=signer.identity, key_or_issuer=signer.hint),
+        gates=_gates(request, found),
+        signer=StampSigner2(profile=signer.profile, identity=signer.identity, key_or_issuer=signer.key_or_issuer),
+        checkpoint=facts.checkpoint,
     )
 
 
-def sign_members(members: Mapping[str, bytes], stamp: Stamp, signer: Signer) -> dict[str, bytes]:
+def encode_stamp(stamp: Stamp2) -> bytes:
+    """Optional fields are absent, never null."""
+    return jcs(stamp.model_dump(mode="json", exclude_none=True))
+
+
+def sign_members(
+    members: Mapping[str, Content], stamp: Stamp2, signer: StatementSigner, builder_id: str
+) -> dict[str, Content]:
     """All files of the bundle: members 1-6, stamp, and the one envelope in its two forms."""
-    complete = {**members, STAMP: jcs(stamp)}
-    envelope = dsse.sign(signer.private_key, PAYLOAD_TYPE, write_statement(complete, stamp).encode())
-    complete[PROVENANCE] = jcs(envelope)
-    complete[SIGSTORE_BUNDLE] = sigstore_bundle.encode(sigstore_bundle.wrap(envelope, signer.hint))
+    complete: dict[str, Content] = {**members, STAMP: encode_stamp(stamp)}
+    signed = signer.sign_statement(write_statement(complete, stamp, builder_id).encode())
+    complete[PROVENANCE] = jcs(signed.envelope)
+    complete[SIGSTORE_BUNDLE] = signed.bundle
     return complete
 
 
-def publish(files: Mapping[str, bytes], directory: Path, check: Callable[[Path], object]) -> bool:
+def publish(
+    files: Mapping[str, Content], directory: Path, check: Callable[[Path], object], names: Iterable[str] = MEMBERS
+) -> bool:
     """Write to a sibling folder, make it durable and read-only, then rename; False when ``directory`` exists already.
 
     What a killed earlier attempt left beside it is removed first.
 
     Args:
         check: verifies the folder before it gets its name; what it refuses is removed again.
+        names: of the files, in the order of writing.
 
     Raises:
         InfrastructureError: BUNDLE_WRITE_FAILED; and all that ``check`` raises.
@@ -149,8 +165,9 @@ def publish(files: Mapping[str, bytes], directory: Path, check: Callable[[Path],
         _remove(leftover)
     working = directory.parent / f".sealing-{directory.name}-{secrets.token_hex(4)}"
     try:
+        working.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         working.mkdir(mode=0o700)
-        for name in (*REQUIRED_MEMBERS, *OPTIONAL_MEMBERS):
+        for name in names:
             _write(working / name, files[name])
         working.chmod(0o555)
         _sync(working)
@@ -170,27 +187,38 @@ def publish(files: Mapping[str, bytes], directory: Path, check: Callable[[Path],
     return True
 
 
-def _gate_problem(right_gate: bool, verdict: str) -> str:
-    if not right_gate:
-        return "the report is that of another gate"
-    return "" if verdict == "pass" else f"verdict is {verdict}"
+def attestations_of(root: Path, stamp: AnyStamp) -> Path:
+    """Where the statements beside a bundle are. Bundles of equal content share a digest, and each has a stamp of its own."""
+    return root / stamp.bundle_digest.removeprefix("sha256:") / stamp.stamp_id
 
 
-def _compile(request: SealBundle) -> StampCompile:
-    return StampCompile(
+def publish_folder(files: Mapping[str, bytes], directory: Path) -> bool:
+    """Like :func:`publish`, of files that nobody has to check."""
+    return publish(files, directory, lambda _: None, sorted(files))
+
+
+def _compile(request: SealBundle, found: Established) -> StampCompile2:
+    plan = request.plan
+    return StampCompile2(
         run_keys=RunKeys(base=request.base.run_key, patched=request.patched.run_key),
         environment_digest=request.environment.environment_digest,
         platform=request.environment.platform,
-        commands_sha256=jcs_sha256([list(request.plan.argv), list(request.plan.pytest_args), list(request.plan.python_path)]),
-        env_sha256=jcs_sha256(request.plan.env),
+        commands_sha256=jcs_sha256([list(plan.argv), list(plan.pytest_args), list(plan.python_path)]),
+        env_sha256=jcs_sha256(plan.env),
         limits=StampLimits.of(request.limits),
         seeds=Seeds(PYTHONHASHSEED="0", SOURCE_DATE_EPOCH=str(request.source.commit_time)),
         network="none",
-        runs=request.runs,
+        runs=found.runs,
+        cache=found.cache,
+        receipts=found.receipts,
+        sentinels=found.sentinels,
+        probe=found.probe,
+        frozen_clock=plan.frozen_clock,
     )
 
 
-def _sandbox(facts: SandboxFacts) -> StampSandbox:
+def _sandbox(request: SealBundle) -> StampSandbox:
+    facts = request.patched.sandbox
     return StampSandbox(backend=facts.backend, profile_sha256=facts.profile_sha256, enforcement=facts.enforcement)
 
 
@@ -206,32 +234,39 @@ def _engines(request: SealBundle, facts: SealFacts) -> Engines:
     )
 
 
-def _gates(request: SealBundle, checks: tuple[TrustStampCheck, ...]) -> StampGates:
-    return StampGates(
-        regression=RegressionStamp(
-            verdict=request.regression.verdict,
+def _gates(request: SealBundle, found: Established) -> StampGates2:
+    regression = request.regression
+    return StampGates2(
+        regression=RegressionStamp2(
+            verdict=regression.verdict,
             baseline_commit=request.source.base_commit,
-            report_sha256=jcs_sha256(request.regression),
-            metrics=(Metric(name="tests", verdict=request.regression.verdict),),
+            report_sha256=jcs_sha256(regression),
+            metrics=tuple(StampMetric(name=one.name, verdict=one.verdict, waived=one.waived) for one in regression.metrics),
+            waivers=tuple(_waiver(one) for one in found.waivers),
         ),
-        determinism=DeterminismStamp(
+        determinism=DeterminismStamp2(
             verdict=request.determinism.verdict,
-            runs=request.runs,
-            rerun_bundle_digest=request.rerun_bundle_digest,
+            runs=found.runs,
+            rerun_bundle_digest=found.rerun_bundle_digest,
             isolation=request.isolation,
+            reused=found.reused,
         ),
-        trust=TrustStamp(verdict="pass" if all(check.ok for check in checks) else "fail", checks=checks),
+        trust=TrustStamp(verdict="pass", checks=tuple(TrustStampCheck(code=code, ok=True) for code in PRE_SEAL_CODES)),
     )
 
 
-def is_complete(members: Mapping[str, bytes]) -> bool:
+def _waiver(waiver: Waiver) -> StampWaiver:
+    return StampWaiver.model_validate(waiver.model_dump(include=set(StampWaiver.model_fields)))
+
+
+def is_complete(members: Mapping[str, object]) -> bool:
     return set(members) == set(STABLE_MEMBERS)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, content: Content) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+        copy(content, file)
         file.flush()
         os.fsync(file.fileno())
         os.fchmod(file.fileno(), 0o444)

@@ -65,6 +65,21 @@ class Home:
         return self.root / "bundles"
 
     @property
+    def attestations(self) -> Path:
+        """Statements beside bundles: ``<bundle digest>/<stamp id>/``."""
+        return self.root / "attestations"
+
+    @property
+    def rejections(self) -> Path:
+        """Rejection Reports, in folders named by their ids."""
+        return self.root / "rejections"
+
+    @property
+    def signer(self) -> Path:
+        """State of the embedded signer, which alone looks into it."""
+        return self.root / "signer"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -72,6 +87,16 @@ class Home:
     def run(self) -> Path:
         """Process ids, ports and sockets of what is running now."""
         return self.root / "run"
+
+
+def private_folder(root: Path) -> Path:
+    """A folder of this user's own, made when it is missing. Raises InputError HOME_UNSAFE as :meth:`Home.open`."""
+    if not root.is_absolute():
+        raise _unsafe(root, "is not an absolute path")
+    _refuse_work_tree(root)
+    _make(root)
+    _refuse_shared(root)
+    return root
 
 
 def _make(folder: Path) -> None:

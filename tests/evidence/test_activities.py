@@ -7,150 +7,44 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from activities.compile.activities import CompileActivities
-from activities.evidence.activities import EvidenceActivities, EvidencePorts, SigningActivities
-from activities.evidence.keys import ensure_trust, load_signer, load_trust
+from activities.evidence.activities import EvidenceActivities, SigningActivities
+from activities.evidence.key_ring import KeyRing
+from activities.evidence.trusting import TrustStore, load_trust
 from activities.evidence.verification import verify_bundle
-from activities.kernel.acting import Acting, as_acting
+from activities.kernel import dsse
+from activities.kernel.acting import as_acting
+from activities.kernel.channel import connect
 from activities.kernel.judging import PolicyPort
-from activities.record.blobs import BlobStore
-from activities.record.home import Home
 from activities.record.objects import ObjectStore
-from activities.verify.activities import VerifyActivities
-from activities.verify.regression import regression_report, tests_metric
-from schemas.canonical import digest_of, jcs
-from schemas.capabilities import (
-    AssembleMembers,
-    DeterminismInput,
-    ImportPatch,
-    Judged,
-    JudgeRuns,
-    Members,
-    ReadMembers,
-    SealBundle,
-    SealedBundle,
-    VerifyBundle,
+from schemas.canonical import digest_of
+from schemas.capabilities import SealBundle, VerifyBundle
+from schemas.error import Gen4Error, InfrastructureError
+from schemas.evidence import (
+    CHECKSUMS,
+    OPTIONAL_MEMBERS,
+    PATCH,
+    PAYLOAD_TYPE,
+    REQUIRED_MEMBERS,
+    STABLE_MEMBERS,
+    TRAJECTORY,
+    Envelope,
 )
-from schemas.error import Gen4Error
-from schemas.event import Actor
-from schemas.evidence import CHECKSUMS, OPTIONAL_MEMBERS, PATCH, REQUIRED_MEMBERS, STABLE_MEMBERS, TEST_RESULTS, TRAJECTORY
-from schemas.gates import GateReport
-from schemas.model import BlobRef
-from schemas.task import Source, TraceKeys
-from schemas.testing import Environment, Limits, Outcomes, Patch, TestRun
-from schemas.verdict import Judgement
-from tests.evidence.workshop import BASE, NOW_S, PATCHED, POLICY_DIGEST, make_inputs, make_run
+from schemas.rejection import REJECTION_PREDICATE, REPORT, STATEMENT, RejectionReport
+from tests.evidence.fabric import Fabric, make_fabric, who
+from tests.evidence.workshop import BASE, NOW_S
 
 pytestmark = pytest.mark.usefixtures("admitted")
-
-EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
-PACKAGES = {"libc6:amd64": "2.36-9"}
-
-
-def who(task: str = "task-1", effect: str = "task-1:seal") -> Acting:
-    keys = TraceKeys(tenant_id="local", trace_id="trace", session_id="session", task_id=task)
-    actor = Actor(principal_id="local:operator", kind="human")
-    return Acting(
-        keys=keys, actor=actor, phase="compile", workflow_id="w", run_id="r", effect_key=effect, attempt_key=f"{effect}/1",
-        attempt=1,
-    )  # fmt: skip
-
-
-@dataclass
-class Fabric:
-    """The stores of one state directory with a repository of one commit in them."""
-
-    home: Home
-    blobs: BlobStore
-    objects: ObjectStore
-    ports: EvidencePorts
-    source: Source
-    evidence: EvidenceActivities
-    signing: SigningActivities
-    verify: VerifyActivities
-    compile: CompileActivities
-
-    def imported(self) -> Patch:
-        edits = {"calc.py": b"def add(a, b):\n    return a + b\n"}
-        diff = self.objects.diff(self.source.base_tree, self.objects.write_tree(self.source.base_tree, edits))
-        return self.compile.import_patch(ImportPatch(source=self.source, patch=diff.decode())).patch
-
-    def run(self, outcomes: Outcomes, key: str) -> TestRun:
-        return make_run(outcomes, key).model_copy(update={"outcomes": self.blobs.put(jcs(dict(outcomes)))})
-
-    def assembling(self, trajectory: bytes | None = None) -> AssembleMembers:
-        inputs = make_inputs()
-        base, patched = self.run(BASE, "1"), self.run(PATCHED, "2")
-        environment = Environment(
-            environment_digest="sha256:" + "e0" * 32, base_digest=inputs.lock.base_digest, lock=self.blobs.put(jcs(inputs.lock)),
-            python_version="3.11.2", platform="linux/x86_64",
-        )  # fmt: skip
-        return AssembleMembers(
-            source=self.source, patch=self.imported(), environment=environment, plan=inputs.plan, base=base, patched=patched,
-            judged=self.verify.judge_runs(JudgeRuns(base=(base, base), patched=(patched, patched))), policy=inputs.policy,
-            trajectory=None if trajectory is None else self.blobs.put(trajectory),
-        )  # fmt: skip
-
-    def regression(self, judged: Judged) -> GateReport:
-        judgement = Judgement.model_validate_json(self.blobs.get(judged.judgement))
-        metrics = [metric] if (metric := tests_metric(judgement)) else []
-        return regression_report(
-            judgement, self.source.base_commit, metrics, lambda question: self.verify._policy.decide("gen4.metrics", question),
-            now="2026-01-01T00:00:00Z",
-        )  # fmt: skip
-
-    def sealing(self, trajectory: bytes | None = None) -> SealBundle:
-        """The request of a workflow in which everything went well, re-run and both gates included."""
-        request = self.assembling(trajectory)
-        members = self.evidence.assemble_members(request)
-        reread = self.compile.import_patch(self.evidence.reread_patch(ReadMembers(members=members, source=self.source)))
-        rerun = self.evidence.assemble_members(request.model_copy(update={"patch": reread.patch}))
-        gates: dict[str, GateReport] = {
-            "regression": self.regression(request.judged),
-            "determinism": self.verify.determinism_gate(
-                DeterminismInput(first=members, rerun=rerun, runs=2, isolation="fresh_sandbox")
-            ),
-        }
-        fields = {name: getattr(request, name) for name in AssembleMembers.model_fields if name != "trajectory"}
-        return SealBundle(
-            **fields, **gates, limits=Limits(), members=members, rerun_bundle_digest=rerun.bundle_digest, runs=2,
-            candidate_id="cand-1", explorer_name="external", explorer_version="1",
-        )  # fmt: skip
-
-    def sealed(self) -> SealedBundle:
-        with as_acting(who()):
-            return self.signing.seal_bundle(self.sealing())
-
-    def trust_gate(self, sealed: SealedBundle, **changes: Any) -> GateReport:
-        with as_acting(who(task=changes.pop("task", "task-1"))):
-            source = changes.pop("source", self.source)
-            return self.evidence.trust_gate(VerifyBundle(bundle=sealed.bundle.model_copy(update=changes), source=source))
 
 
 @pytest.fixture
 def fabric(tmp_path: Path, policy: PolicyPort) -> Iterator[Fabric]:
-    home = Home.open(tmp_path / "home")
-    blobs, objects = BlobStore(home.blobs, "local"), ObjectStore.open(home.objects)
-    files = {"calc.py": b"def add(a, b):\n    return a - b\n", "tests/test_calc.py": b"from calc import add\n"}
-    source = make_inputs().source.model_copy(update={"base_tree": objects.write_tree(EMPTY_TREE, files)})
-    signer = load_signer(home.keys)
-    ports = EvidencePorts(
-        blobs=blobs, objects=objects, bundles=home.bundles, trust=ensure_trust(home.keys, signer, (POLICY_DIGEST,), NOW_S - 60),
-        base_packages=lambda _: PACKAGES, gen4_version="0.1.0", git_version="2.39.5", now_s=lambda: float(NOW_S),
-    )  # fmt: skip
-    yield Fabric(
-        home, blobs, objects, ports, source, EvidenceActivities(ports), SigningActivities(ports, signer),
-        VerifyActivities(blobs, policy),
-        CompileActivities(blobs, objects),
-    )  # fmt: skip
-    for folder in home.bundles.iterdir():
-        folder.chmod(0o700)
+    with make_fabric(tmp_path, policy) as made:
+        yield made
 
 
 # --- members ----------------------------------------------------------------------------------------------------------
@@ -167,7 +61,7 @@ def test_the_order_in_which_things_were_found_leaves_no_trace(fabric: Fabric) ->
     request = fabric.assembling()
     reordered = request.model_copy(
         update={
-            "base": fabric.run(dict(reversed(BASE.items())), "1"),
+            "base": fabric.run(dict(reversed(BASE.items())), fabric.source.base_tree),
             "policy": request.policy.model_copy(update={"results": request.policy.results[::-1]}),
         }
     )
@@ -203,7 +97,7 @@ def test_a_trajectory_that_no_verifier_would_take_is_refused(fabric: Fabric, tra
 
 def test_a_verdict_that_does_not_follow_from_the_outcomes_is_refused(fabric: Fabric) -> None:
     request = fabric.assembling()
-    forged = request.model_copy(update={"patched": fabric.run(BASE, "2")})
+    forged = request.model_copy(update={"patched": fabric.run(BASE, fabric.imported().harness_tree)})
     assert _refusal(lambda: fabric.evidence.assemble_members(forged)) == "VERDICT_MISMATCH"
 
 
@@ -256,89 +150,59 @@ def test_a_damaged_bundle_of_an_earlier_attempt_is_not_handed_out(fabric: Fabric
     assert _refusal(fabric.sealed) == "BUNDLE_INVALID"
 
 
-def _failing(report: GateReport, verdict: str) -> GateReport:
-    return report.model_copy(update={"verdict": verdict})
-
-
-@pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
-@pytest.mark.parametrize("gate", ["regression", "determinism"])
-def test_a_gate_that_did_not_pass_leaves_no_stamp(fabric: Fabric, gate: str, verdict: str) -> None:
-    request = fabric.sealing()
-    _refused_seal(fabric, request.model_copy(update={gate: _failing(getattr(request, gate), verdict)}), "GATE_NOT_PASSED")
-
-
 def _refused_seal(fabric: Fabric, request: SealBundle, code: str) -> None:
-    with as_acting(who()):
-        assert _refusal(lambda: fabric.signing.seal_bundle(request)) == code
+    assert _refusal(lambda: fabric.seal(request)) == code
     assert list(fabric.home.bundles.iterdir()) == []
 
 
-def test_the_report_of_another_gate_does_not_count(fabric: Fabric) -> None:
+def test_a_bundle_that_this_home_would_not_verify_never_gets_its_name(fabric: Fabric) -> None:
     request = fabric.sealing()
-    _refused_seal(fabric, request.model_copy(update={"determinism": request.regression}), "GATE_NOT_PASSED")
-
-
-@pytest.mark.parametrize("change", [{"rerun_bundle_digest": "sha256:" + "0" * 64}, {"runs": 1}])
-def test_gates_are_recomputed_before_signing(fabric: Fabric, change: dict[str, Any]) -> None:
-    _refused_seal(fabric, fabric.sealing().model_copy(update=change), "GATE_NOT_PASSED")
-
-
-def test_a_denied_patch_is_not_signed(fabric: Fabric) -> None:
-    request = fabric.sealing()
-    denied = request.policy.model_copy(update={"decision": "deny"})
-    members = fabric.evidence.assemble_members(fabric.assembling().model_copy(update={"policy": denied}))
-    changed = request.model_copy(
-        update={"policy": denied, "members": members, "rerun_bundle_digest": members.bundle_digest}
-    )
-    _refused_seal(fabric, changed, "GATE_NOT_PASSED")
-
-
-def test_a_member_that_does_not_follow_from_the_runs_is_not_signed(fabric: Fabric) -> None:
-    request = fabric.sealing()
-    results = json.loads(fabric.blobs.get(request.members.blobs[TEST_RESULTS]))
-    results["suites"][1]["outcomes"]["tests/test_calc.py::test_more"] = "passed"
-    forged = {**request.members.blobs, TEST_RESULTS: fabric.blobs.put(jcs(results))}
-    _refused_seal(fabric, _with_members(request, forged), "MEMBER_MISMATCH")
-
-
-def _with_members(request: SealBundle, blobs: dict[str, BlobRef]) -> SealBundle:
-    return request.model_copy(update={"members": Members(blobs=blobs, bundle_digest=request.members.bundle_digest)})
-
-
-def test_a_missing_or_extra_member_is_not_signed(fabric: Fabric) -> None:
-    request = fabric.sealing()
-    rest = {name: ref for name, ref in request.members.blobs.items() if name != PATCH}
-    _refused_seal(fabric, _with_members(request, rest), "MEMBER_MISSING")
-    extra = {**request.members.blobs, "note.txt": request.patch.diff}
-    _refused_seal(fabric, _with_members(request, extra), "MEMBER_MISSING")
-
-
-def test_outcomes_judged_otherwise_are_not_signed(fabric: Fabric) -> None:
-    request = fabric.sealing()
-    judged: Judged = request.judged.model_copy(update={"fix": "partial"})
-    _refused_seal(fabric, request.model_copy(update={"judged": judged}), "VERDICT_MISMATCH")
-    _refused_seal(fabric, request.model_copy(update={"base": fabric.run(PATCHED, "1")}), "VERDICT_MISMATCH")
-
-
-@pytest.mark.parametrize("change", [{"result_tree": "0" * 40}, {"base_tree": "0" * 40}])
-def test_a_patch_that_gives_another_tree_is_not_signed(fabric: Fabric, change: dict[str, Any]) -> None:
-    request = fabric.sealing()
-    _refused_seal(fabric, request.model_copy(update={"patch": request.patch.model_copy(update=change)}), "PATCH_TREE")
-
-
-def test_a_bundle_that_would_not_verify_never_gets_its_name(fabric: Fabric) -> None:
-    request = fabric.sealing()
-    trust = load_trust(fabric.ports.trust)
-    fabric.ports.trust.write_bytes(jcs(trust.model_copy(update={"policy_digests": ()})))
+    _distrust(fabric, policy_digests=())
     _refused_seal(fabric, request, "BUNDLE_INVALID")
 
 
+def _distrust(fabric: Fabric, **changes: Any) -> None:
+    TrustStore(fabric.home.keys).change(lambda trust: trust.model_copy(update=changes), NOW_S)
+
+
 def test_a_bundle_that_cannot_be_written_leaves_nothing(fabric: Fabric) -> None:
-    request = fabric.sealing()
-    ports = dataclasses.replace(fabric.ports, bundles=fabric.home.root / "nowhere")
+    request, blocked = fabric.sealing(), fabric.home.root / "blocked"
+    blocked.write_bytes(b"")
+    ports = dataclasses.replace(fabric.ports, bundles=blocked / "bundles")
     with as_acting(who()):
-        signing = SigningActivities(ports, load_signer(fabric.home.keys))
+        signing = SigningActivities(ports, fabric.client, lambda: None)
         assert _refusal(lambda: signing.seal_bundle(request)) == "BUNDLE_WRITE_FAILED"
+
+
+def test_statements_lie_beside_the_bundle(fabric: Fabric) -> None:
+    bundle = fabric.sealed().bundle
+    (folder,) = (fabric.home.attestations / bundle.bundle_digest.removeprefix("sha256:")).iterdir()
+    assert folder.name == bundle.stamp_id
+    assert {"test-result.intoto.json", "trajectory.intoto.json", "vsa.intoto.json", "root.layout"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+
+def test_a_signer_that_does_not_answer_is_the_machines_fault(fabric: Fabric) -> None:
+    client = dataclasses.replace(fabric.client, connect=lambda: connect(fabric.home.run / "nobody.sock"))
+    request = fabric.sealing()
+    with as_acting(who()), pytest.raises(InfrastructureError, match="SIGNER_UNAVAILABLE"):
+        SigningActivities(fabric.ports, client, lambda: None).seal_bundle(request)
+
+
+def test_a_rejection_gets_a_signed_report_once(fabric: Fabric) -> None:
+    request = fabric.rejecting()
+    with as_acting(who()):
+        first, second = (fabric.signing.seal_rejection(request) for _ in range(2))
+    assert first == second
+    folder = Path(first.directory)
+    assert folder == fabric.home.rejections / first.report_id
+    report = RejectionReport.model_validate_json((folder / REPORT).read_bytes())
+    assert (report.codes, report.verdict) == (("REG_TEST_LOST",), "rejected")
+    envelope = Envelope.model_validate_json((folder / STATEMENT).read_bytes())
+    payload, signature = (dsse.decode_base64(text) for text in (envelope.payload, envelope.signatures[0].sig))
+    assert dsse.verify(fabric.signer.public_key, PAYLOAD_TYPE, payload, signature)
+    assert json.loads(payload)["predicateType"] == REJECTION_PREDICATE
 
 
 # --- Trust Gate -------------------------------------------------------------------------------------------------------
@@ -346,9 +210,7 @@ def test_a_bundle_that_cannot_be_written_leaves_nothing(fabric: Fabric) -> None:
 
 def test_the_trust_gate_alone_fails_for_a_revoked_key(fabric: Fabric) -> None:
     sealed = fabric.sealed()
-    trust = load_trust(fabric.ports.trust)
-    revoked = trust.model_copy(update={"keys": (trust.keys[0].model_copy(update={"revoked_at": "2026-01-01T00:00:00Z"}),)})
-    fabric.ports.trust.write_bytes(jcs(revoked))
+    KeyRing(fabric.home).revoke(fabric.signer.hint, (), NOW_S)
     assert fabric.trust_gate(sealed).codes == ("SIGNER_UNTRUSTED",)
 
 

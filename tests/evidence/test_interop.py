@@ -16,7 +16,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer._key import SSlibKey
 from sigstore_models.bundle.v1 import Bundle
 
-from activities.evidence.keys import Signer
+from activities.evidence.signing import Signer
 from activities.kernel import dsse
 from schemas.evidence import CHECKSUMS, PAYLOAD_TYPE, PROVENANCE, SBOM, SIGSTORE_BUNDLE
 from tests.evidence.workshop import Workshop
@@ -55,7 +55,7 @@ def test_sigstore_reads_the_bundle_and_its_envelope_verifies(workshop: Workshop)
     inner, outer = bundle.dsse_envelope, json.loads(workshop.files[PROVENANCE])
     assert (inner.payload_type, len(inner.signatures)) == (PAYLOAD_TYPE, 1)
     assert inner.payload == base64.b64decode(outer["payload"])
-    key = workshop.signer.private_key.public_key()
+    key = workshop.signer.public_key
     assert dsse.verify(key, PAYLOAD_TYPE, inner.payload, inner.signatures[0].sig)
 
 

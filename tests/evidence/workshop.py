@@ -10,24 +10,16 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from activities.evidence import sigstore_bundle
+from activities.evidence.content import Content
 from activities.evidence.external import external_trajectory
-from activities.evidence.keys import Signer, trusted_key
 from activities.evidence.members import MemberInputs, assemble, bundle_digest
-from activities.evidence.seal import SealFacts, sign_members, write_stamp
+from activities.evidence.seal import Established, SealFacts, sign_members, write_stamp
+from activities.evidence.signing import Signer
 from activities.kernel import dsse
-from schemas.canonical import jcs, sha256_hex
+from schemas.canonical import digest_of, jcs, sha256_hex
 from schemas.capabilities import Judged, Members, SealBundle
-from schemas.evidence import (
-    PAYLOAD_TYPE,
-    PROVENANCE,
-    SIGSTORE_BUNDLE,
-    STAMP,
-    SUBJECT_MEMBERS,
-    Stamp,
-    TrustRoot,
-    TrustStampCheck,
-)
-from schemas.gates import Check, GateReport
+from schemas.evidence import BUILDER_ID, PAYLOAD_TYPE, PROVENANCE, SIGSTORE_BUNDLE, STAMP, SUBJECT_MEMBERS, Stamp2, timestamp_of
+from schemas.gates import Check, GateReport, MeasuredMetric
 from schemas.model import BlobRef
 from schemas.policy import PolicyDecision, PolicyRule
 from schemas.task import Source, TraceKeys
@@ -44,7 +36,8 @@ from schemas.testing import (
     counts_of,
     outcomes_sha256,
 )
-from schemas.verdict import judge
+from schemas.trust import Trust, Trusted
+from schemas.verdict import Judgement, judge
 
 NOW_S = 1_790_000_000
 POLICY_DIGEST = "sha256:" + "5e" * 32
@@ -81,7 +74,7 @@ class Workshop:
     """``files`` is a good bundle; ``variant`` makes one that differs in a single respect and is properly signed."""
 
     signer: Signer
-    trust: TrustRoot
+    trust: Trust
     inputs: MemberInputs
     request: SealBundle
     facts: SealFacts
@@ -122,7 +115,7 @@ class Workshop:
         self, files: dict[str, bytes], payload: bytes, payload_type: str = PAYLOAD_TYPE, signer: Signer | None = None
     ) -> dict[str, bytes]:
         signer = signer or self.signer
-        envelope = dsse.sign(signer.private_key, payload_type, payload)
+        envelope = signer.sign(payload_type, payload)
         bundle = sigstore_bundle.encode(sigstore_bundle.wrap(envelope, signer.hint))
         return {**files, PROVENANCE: jcs(envelope), SIGSTORE_BUNDLE: bundle}
 
@@ -133,19 +126,30 @@ class Workshop:
         request = self.request.model_copy(
             update={"rerun_bundle_digest": bundle_digest(members), "policy": inputs.policy, "source": inputs.source}
         )
-        made = write_stamp(request, members, judged, PRE_SEAL, self.signer, self.facts)
-        value = made.model_dump(mode="json")
+        made = write_stamp(request, establish(members, judged), self.signer, self.facts)
+        value = made.model_dump(mode="json", exclude_none=True)
         if stamp is not None:
             stamp(value)
-        made = Stamp.model_validate(value)
-        return sign_members(members, made, self.signer)
+        return in_memory(sign_members(members, Stamp2.model_validate(value), self.signer, BUILDER_ID))
 
 
-PRE_SEAL = tuple(TrustStampCheck(code=code, ok=True) for code in ("MEMBER_MISSING", "CHECKSUM_MISMATCH", "PATCH_TREE"))
+def in_memory(files: dict[str, Content]) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if isinstance(data, bytes)}
+
+
+def establish(members: dict[str, Content], judgement: Judgement) -> Established:
+    """What a signer would find out about two fresh runs of each tree and a re-run."""
+    return Established(
+        members=members, judgement=judgement, receipts=tuple(f"{number:064x}" for number in range(1, 8)), runs=2, sentinels=21,
+        probe="failed_as_it_must", cache="miss", reused=False, rerun_bundle_digest=bundle_digest(members), builder_id=BUILDER_ID,
+    )  # fmt: skip
 
 
 def passing(gate: str, code: str) -> GateReport:
-    return GateReport.model_validate({"gate": gate, "verdict": "pass", "checks": (Check(code=code, ok=True),)})
+    metrics = (MeasuredMetric(name="tests", verdict="pass"),) if gate == "regression" else ()
+    return GateReport.model_validate(
+        {"gate": gate, "verdict": "pass", "checks": (Check(code=code, ok=True),), "metrics": metrics}
+    )
 
 
 def make_inputs() -> MemberInputs:
@@ -176,10 +180,10 @@ def make_patch(source: Source) -> Patch:
     )
 
 
-def make_request(inputs: MemberInputs, members: dict[str, bytes]) -> SealBundle:
+def make_request(inputs: MemberInputs, members: dict[str, Content]) -> SealBundle:
     judged = inputs.judgement
     environment = Environment(
-        environment_digest="sha256:" + "e0" * 32, base_digest=inputs.lock.base_digest, lock=reference(jcs(inputs.lock)),
+        environment_digest=digest_of(jcs(inputs.lock)), base_digest=inputs.lock.base_digest, lock=reference(jcs(inputs.lock)),
         python_version="3.11.2", platform="linux/x86_64",
     )  # fmt: skip
     return SealBundle(
@@ -188,19 +192,28 @@ def make_request(inputs: MemberInputs, members: dict[str, bytes]) -> SealBundle:
         judged=Judged(
             verdict=judged.verdict, codes=judged.codes, fix=judged.fix, fail_to_pass=1, lost=0, judgement=reference(jcs(judged))
         ),
-        members=Members(blobs={name: reference(data) for name, data in members.items()}, bundle_digest=bundle_digest(members)),
+        members=Members(
+            blobs={name: reference(data) for name, data in in_memory(members).items()}, bundle_digest=bundle_digest(members)
+        ),
         regression=passing("regression", "REG_TEST_LOST"), determinism=passing("determinism", "DET_DIGEST"),
         rerun_bundle_digest=bundle_digest(members), runs=2, candidate_id="cand-1", explorer_name="templates",
         explorer_version="1",
     )  # fmt: skip
 
 
+def trusted(signer: Signer, now_s: int = NOW_S - 3600) -> Trusted:
+    return signer.trusted(now_s)
+
+
+def make_trust(*signers: Trusted, policies: tuple[str, ...] = (POLICY_DIGEST,)) -> Trust:
+    return Trust(
+        version=1, issued_at=timestamp_of(NOW_S - 3600), expires_at=timestamp_of(NOW_S + 86_400), assurance="single_operator",
+        signers=signers, policy_digests=policies,
+    )  # fmt: skip
+
+
 def make_workshop() -> Workshop:
     signer = Signer(ec.generate_private_key(ec.SECP256R1()))
-    trust = TrustRoot(
-        schema_version="trust/1", assurance="single_operator", keys=(trusted_key(signer, NOW_S - 3600),),
-        policy_digests=(POLICY_DIGEST,),
-    )  # fmt: skip
     inputs = make_inputs()
     members = assemble(inputs)
     request = make_request(inputs, members)
@@ -208,5 +221,6 @@ def make_workshop() -> Workshop:
         keys=TraceKeys(tenant_id="local", trace_id="t" * 8, session_id="s" * 8, task_id="task-1"),
         capability_id="evidence.seal_bundle", capability_version="1", gen4_version="0.1.0", git_version="2.39.5", created_s=NOW_S,
     )  # fmt: skip
-    stamp = write_stamp(request, members, inputs.judgement, PRE_SEAL, signer, facts)
-    return Workshop(signer, trust, inputs, request, facts, sign_members(members, stamp, signer))
+    stamp = write_stamp(request, establish(members, inputs.judgement), signer, facts)
+    files = in_memory(sign_members(members, stamp, signer, BUILDER_ID))
+    return Workshop(signer, make_trust(trusted(signer)), inputs, request, facts, files)

@@ -10,19 +10,11 @@ from typing import Any
 
 import pytest
 
-from activities.compile.activities import CompileActivities
 from activities.control.approvers import ensure_operator
-from activities.evidence.activities import EvidenceActivities, EvidencePorts, SigningActivities
-from activities.evidence.keys import ensure_trust, load_signer
 from activities.forge.sealing import AUTHOR
-from activities.kernel.acting import as_acting
-from activities.record.blobs import BlobStore
 from activities.record.chain import EventChain
 from activities.record.executions import ExecutionRows
-from activities.record.home import Home
-from activities.record.objects import ObjectStore
 from activities.record.store import Store
-from activities.verify.activities import VerifyActivities
 from cli.approvals import _refuse_inconsistent
 from cli.local import LocalStore
 from cli.review import Review, review
@@ -31,13 +23,13 @@ from schemas.canonical import sha256_hex
 from schemas.error import Gen4Error, InputError, Refused
 from schemas.evidence import STAMP
 from schemas.model import ZERO_ID
-from tests.evidence.test_activities import EMPTY_TREE, PACKAGES, Fabric, who
-from tests.evidence.workshop import POLICY_DIGEST, make_inputs
+from tests.evidence.fabric import Fabric, make_fabric
+from tests.evidence.workshop import POLICY_DIGEST
 from tests.policy.running import RunningOpa
 
 pytestmark = pytest.mark.usefixtures("admitted")
 
-BUGGY, FIXED = b"def add(a, b):\n    return a - b\n", b"def add(a, b):\n    return a + b\n"
+FIXED = b"def add(a, b):\n    return a + b\n"
 DIGEST = "sha256:" + "d" * 64
 
 
@@ -70,36 +62,21 @@ class Sealed:
 
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory, opa: RunningOpa) -> Iterator[Sealed]:
-    home = Home.open(tmp_path_factory.mktemp("review") / "home")
-    key = ensure_operator(home)
-    blobs, objects, store = BlobStore(home.blobs, "local"), ObjectStore.open(home.objects), Store.open(f"sqlite:///{home.store}")
-    tree = objects.write_tree(EMPTY_TREE, {"calc.py": BUGGY, "tests/test_calc.py": b"from calc import add\n"})
-    base = objects.commit_tree(tree, (), "base", AUTHOR, AUTHOR, 1_700_000_000, key)
-    source = make_inputs().source.model_copy(update={"base_tree": tree, "base_commit": base})
-    signer, began = load_signer(home.keys), time.time()
-    ports = EvidencePorts(
-        blobs=blobs, objects=objects, bundles=home.bundles, gen4_version="0.1.0", git_version="2.39.5", now_s=lambda: began,
-        trust=ensure_trust(home.keys, signer, (POLICY_DIGEST,), int(began) - 60), base_packages=lambda _: PACKAGES,
-    )  # fmt: skip
-    fabric = Fabric(
-        home, blobs, objects, ports, source, EvidenceActivities(ports), SigningActivities(ports, signer),
-        VerifyActivities(blobs, opa.engine), CompileActivities(blobs, objects),
-    )  # fmt: skip
-    with as_acting(who()):
-        bundle = fabric.signing.seal_bundle(fabric.sealing()).bundle
-    action = Action(
-        repository=source.repository, target_ref="refs/heads/gen4/x", expected_head=ZERO_ID, commit_id="0" * 40,
-        result_tree=objects.write_tree(tree, {"calc.py": FIXED}), bundle_digest=bundle.bundle_digest,
-        stamp_sha256=sha256_hex((Path(bundle.directory) / STAMP).read_bytes()), policy_digest=POLICY_DIGEST,
-        approvers_digest=DIGEST, tenant_id="local", session_id="session", mode="branch", revert="delete-branch",
-    )  # fmt: skip
-    mine = store.tenant("local")
-    local = LocalStore(home, "local", mine, blobs, objects, EventChain(mine), ExecutionRows(mine))
-    empty = Sealed(fabric, local, action, key)
-    yield Sealed(fabric, local, action.model_copy(update={"commit_id": empty.commit()}), key)
-    store.close()
-    for folder in home.bundles.iterdir():
-        folder.chmod(0o700)
+    with make_fabric(tmp_path_factory.mktemp("review"), opa.engine, now_s=int(time.time())) as fabric:
+        key, store = ensure_operator(fabric.home), Store.open(f"sqlite:///{fabric.home.store}")
+        bundle = fabric.sealed().bundle
+        action = Action(
+            repository=fabric.source.repository, target_ref="refs/heads/gen4/x", expected_head=ZERO_ID, commit_id="0" * 40,
+            result_tree=fabric.objects.write_tree(fabric.source.base_tree, {"calc.py": FIXED}),
+            bundle_digest=bundle.bundle_digest,
+            stamp_sha256=sha256_hex((Path(bundle.directory) / STAMP).read_bytes()), policy_digest=POLICY_DIGEST,
+            approvers_digest=DIGEST, tenant_id="local", session_id="session", mode="branch", revert="delete-branch",
+        )  # fmt: skip
+        mine = store.tenant("local")
+        local = LocalStore(fabric.home, "local", mine, fabric.blobs, fabric.objects, EventChain(mine), ExecutionRows(mine))
+        empty = Sealed(fabric, local, action, key)
+        yield Sealed(fabric, local, action.model_copy(update={"commit_id": empty.commit()}), key)
+        store.close()
 
 
 def test_an_honest_request_is_consistent(sealed: Sealed) -> None:

@@ -9,13 +9,15 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from activities.evidence.keys import TRUST_FILE, ensure_trust, load_signer
+from activities.evidence.signing import load_signer
+from activities.evidence.trusting import TRUST_FILE, ensure_trust
 from activities.record.home import Home
 from schemas.error import InfrastructureError, InputError
 from tests.evidence.workshop import make_workshop
@@ -26,6 +28,12 @@ SCRIPT = Path(sys.executable).with_name("gen4")
 SHADOWED = ("workers", "schemas", "activities", "policies", "workflows")
 MODULES = ("sitecustomize", "usercustomize", "typer", "rich", "click", "pydantic", "pydantic_settings", "temporalio", "docker")
 HIJACK = "open({mark!r}, 'a').write(__name__ + '\\n')\nraise SystemExit('hijacked')\n"
+
+
+def trust_somebody(keys: Path) -> None:
+    """A trust file that names a signer who signed nothing here."""
+    now_s = int(time.time())
+    ensure_trust(keys, load_signer(keys).trusted(now_s), (), now_s)
 
 
 @dataclass(frozen=True)
@@ -131,14 +139,14 @@ def test_verify_believes_neither_the_bundle_nor_the_working_directory(hostile: H
     done = hostile.run(str(SCRIPT), "verify", ".")
     assert done.returncode == 2 and "TRUST_INVALID" in done.stderr  # there is no trust root in the home
     keys = Home.open(hostile.home).keys
-    ensure_trust(keys, load_signer(keys), (), 1)
+    trust_somebody(keys)
     done = hostile.run(str(SCRIPT), "verify", ".")
     assert done.returncode == 1, done.stdout  # that of the home does not know the signer, and the file beside is one too many
 
 
 def test_verify_takes_no_trust_from_a_home_that_others_may_write(hostile: Hostile) -> None:
     keys = Home.open(hostile.home).keys
-    ensure_trust(keys, load_signer(keys), (), 1)
+    trust_somebody(keys)
     hostile.home.chmod(0o777)
     done = hostile.run(str(SCRIPT), "verify", ".")
     assert done.returncode == 2 and "HOME_UNSAFE" in done.stderr
@@ -171,6 +179,6 @@ def test_a_stamp_that_is_no_file_stops_nothing(hostile: Hostile, kind: str) -> N
     else:
         stamp.mkdir()
     keys = Home.open(hostile.home).keys
-    ensure_trust(keys, load_signer(keys), (), 1)
+    trust_somebody(keys)
     done = hostile.run(str(SCRIPT), "verify", str(bundle), "--repository", str(hostile.clone))
     assert done.returncode == 1 and "MEMBER" in done.stdout, done.stderr

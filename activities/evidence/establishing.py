@@ -1,0 +1,433 @@
+"""What the signer finds out by itself before it signs (threats 5.1). It trusts no argument of its caller.
+
+1. The base commit, whose hash the request names, has the base tree and the commit time.
+2. The patch, applied here to that tree, gives the result tree; base's tests laid over it give the harness tree, and that with
+   every touched function raising the probe tree.
+3. Every run has a receipt of an executor that the operator listed, for this tenant, tree, environment, plan and limits, with
+   every sentinel caught. At least two different ones per tree, all of one mind, and those of the re-run.
+4. Outcomes are those of the receipts; verdict and members 1-6 are made of them again.
+5. Gates passed, on what was found here; a waiver that was used covers it and has not expired; the policy is a listed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import TypeAdapter, ValidationError
+
+from activities.evidence.content import Content, sha256_of
+from activities.evidence.coverage_share import read_coverage
+from activities.evidence.members import MemberInputs, assemble, bundle_digest
+from activities.evidence.seal import Established, is_complete
+from activities.kernel import dsse
+from activities.record.commits import CommitInfo
+from activities.record.objects import ObjectStore
+from activities.testbed import receipts
+from activities.testbed.importing import Imported, import_patch
+from activities.testbed.probing import probe_tree
+from activities.testbed.run import run_key
+from schemas.canonical import StrictJsonError, digest_of, sha256_hex, strict_json
+from schemas.capabilities import RunTests, SealBundle, SealRejection
+from schemas.error import Refused
+from schemas.evidence import BUILDER_ID, SEPARATED_BUILDER_ID, STABLE_MEMBERS, TEST_RESULTS, TRAJECTORY, milliseconds_of
+from schemas.gates import GateReport
+from schemas.model import BlobRef
+from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant, RunReceipt
+from schemas.regression import Waiver
+from schemas.request import InvalidRequest
+from schemas.test_command import parse_test_command
+from schemas.testing import EnvironmentLock, Outcomes, RunVariant, TestRun, outcomes_sha256, read_lock
+from schemas.verdict import HARNESS_TAMPERED, Judgement, judge_recorded, mended_tests, unproven
+
+MINIMUM_RUNS = 2
+PROBED = 50
+"""Mended tests that the probe has to run, from the first."""
+_INFORMATIVE = frozenset({"TEST_TIMEOUT"})
+_OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
+_AGAIN = "start the remediation again; what was recorded is kept"
+_PLAIN = ReceiptVariant.model_validate(RunVariant().model_dump())
+
+
+class Supplies(Protocol):
+    """What the caller sends on demand. Everything was hashed on arrival: it is what its name says."""
+
+    def blob(self, ref: BlobRef) -> bytes: ...
+    def content(self, ref: BlobRef) -> Content: ...
+    def commit(self, commit: str) -> CommitInfo: ...
+    def tree(self, tree: str) -> ObjectStore:
+        """Our own store, which has the whole tree by then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Believed:
+    """Whom the signer believes, told by its operator and nobody else. ``separated``: executors with a uid of their own."""
+
+    executors: tuple[str, ...]
+    separated: tuple[str, ...] = ()
+    policy_digests: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """Of one call. ``apart``: the caller is neither root nor the signer's own user."""
+
+    tenant_id: str
+    apart: bool
+    now_ms: int
+    base_packages: Callable[[str], Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """A run and the receipt for it. ``payload_sha256``: of the receipt."""
+
+    run: TestRun
+    receipt: RunReceipt
+    payload_sha256: str
+    separated: bool
+
+
+def establish(request: SealBundle, supplies: Supplies, believed: Believed, circumstances: Circumstances) -> Established:
+    """Raises: Refused, with a code that says what does not hold."""
+    imported = _patch(request, supplies)
+    lock = _environment(request, supplies)
+    _plan(request)
+    witness = _Witness(request, supplies, believed, circumstances)
+    harness = imported.harness_tree
+    base = witness.agreed("base", request.source.base_tree, request.base_runs, request.base)
+    patched = witness.agreed("patched", harness, request.patched_runs, request.patched)
+    rerun = witness.rerun(request.source.base_tree, harness)
+    outcomes = _outcomes(supplies, base[0].run), _outcomes(supplies, patched[0].run)
+    waivers = _unexpired(request, circumstances.now_ms)
+    judgement = _judgement(request, supplies, outcomes, waivers)
+    raising = probe_tree(supplies.tree(request.source.base_tree), request.source.base_tree, harness)
+    probe = _probe(request, supplies, witness, raising, judgement, outcomes[1])
+    _policy(request, believed)
+    _regression(request.regression, judgement, waivers)
+    _passed(request.determinism, "determinism")
+    inputs = _inputs(request, supplies, lock, outcomes, judgement, circumstances)
+    members = _members(request, supplies, inputs)
+    _same_again(request, supplies, inputs, rerun, members)
+    runs = [*base, *patched, *rerun, *probe]
+    return Established(
+        members=members,
+        judgement=judgement,
+        receipts=tuple(sorted({one.payload_sha256 for one in runs})),
+        runs=min(len(base), len(patched)),
+        sentinels=sum(one.receipt.sentinels.caught for one in runs),
+        probe="failed_as_it_must" if probe else "not_applicable",
+        cache="hit" if all(one.run.cached for one in (*base, *patched)) else "miss",
+        reused={one.receipt.receipt_id for one in rerun} <= {one.receipt.receipt_id for one in (*base, *patched)},
+        rerun_bundle_digest=bundle_digest(members),
+        builder_id=SEPARATED_BUILDER_ID if circumstances.apart and all(one.separated for one in runs) else BUILDER_ID,
+        waivers=waivers,
+    )
+
+
+def witness_rejection(request: SealRejection, supplies: Supplies, believed: Believed, tenant_id: str) -> None:
+    """A refusal needs no proof, but what it shows as evidence is real: receipts of runs for this tenant, and this patch.
+
+    Raises:
+        Refused: REJECTION_ACCEPTED, REJECTION_WITHOUT_CODE, PATCH_DIGEST, and of receipts.
+    """
+    if request.verdict == "accepted" and all(report.verdict == "pass" for report in request.gates):
+        raise Refused("REJECTION_ACCEPTED", "nothing refused this patch", "seal it instead")
+    if not request.codes:
+        raise Refused("REJECTION_WITHOUT_CODE", "a refusal names at least one code", _AGAIN)
+    if sha256_hex(supplies.blob(request.patch.diff)) != request.patch.patch_sha256:
+        raise Refused("PATCH_DIGEST", "the diff is not the patch", _AGAIN)
+    for run in request.runs:
+        if run.receipt is not None and run.status != "infra_error":
+            receipt = receipts.verify(supplies.blob(run.receipt), believed.executors)
+            if receipt.tenant_id != tenant_id or not receipts.agrees(receipt, run):
+                raise Refused("RECEIPT_MISMATCH", f"the receipt of run {run.run_key} says something else", _AGAIN)
+
+
+# --- source, patch, environment ---------------------------------------------------------------------------------------
+
+
+def _patch(request: SealBundle, supplies: Supplies) -> Imported:
+    source, patch = request.source, request.patch
+    commit = supplies.commit(source.base_commit)
+    if (commit.tree, commit.commit_time) != (source.base_tree, source.commit_time):
+        raise Refused("SOURCE_MISMATCH", f"commit {source.base_commit} has another tree or time than the request says", _AGAIN)
+    diff = supplies.blob(patch.diff)
+    if sha256_hex(diff) != patch.patch_sha256:
+        raise Refused("PATCH_DIGEST", "the diff is not the patch", _AGAIN)
+    imported = import_patch(supplies.tree(source.base_tree), source.base_tree, diff)
+    if (patch.base_tree, patch.result_tree) != (source.base_tree, imported.result_tree):
+        raise Refused("PATCH_TREE", f"the patch gives tree {imported.result_tree}, not {patch.result_tree}", _AGAIN)
+    if imported.diff != diff:
+        raise Refused("PATCH_DIGEST", "the diff is not git's own diff of the two trees", _AGAIN)
+    return imported
+
+
+def _environment(request: SealBundle, supplies: Supplies) -> EnvironmentLock:
+    environment = request.environment
+    data = supplies.blob(environment.lock)
+    try:
+        lock = read_lock(data)
+    except ValidationError as error:
+        raise Refused("ENVIRONMENT_MISMATCH", "the lock does not fit its model", _AGAIN) from error
+    claimed = (environment.environment_digest, environment.base_digest, environment.python_version, environment.platform)
+    if claimed != (digest_of(data), lock.base_digest, lock.python_version, lock.platform):
+        raise Refused("ENVIRONMENT_MISMATCH", "the environment is not that of its lock", _AGAIN)
+    return lock
+
+
+def _plan(request: SealBundle) -> None:
+    """The command that the evidence shows is the one that gives the plan which the executor ran."""
+    plan = request.plan
+    try:
+        shown = parse_test_command(plan.argv)
+    except InvalidRequest as error:
+        raise Refused("PLAN_MISMATCH", f"the test command is none: {error}", _AGAIN) from error
+    if shown.model_copy(update={"frozen_clock": plan.frozen_clock}) != plan:
+        raise Refused("PLAN_MISMATCH", "the plan is not what the test command says", _AGAIN)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+class _Witness:
+    """Reads receipts and holds each against the request."""
+
+    def __init__(
+        self, request: SealBundle, supplies: Supplies, believed: Believed, circumstances: Circumstances
+    ) -> None:
+        self._request, self._supplies, self._believed = request, supplies, believed
+        self._tenant_id = circumstances.tenant_id
+
+    def agreed(self, name: str, tree: str, runs: Sequence[TestRun], first: TestRun) -> list[Witnessed]:
+        """Different runs of one tree that saw the same; ``first`` is one of them."""
+        if len(runs) < MINIMUM_RUNS:
+            raise Refused("RECEIPTS_TOO_FEW", f"{len(runs)} run(s) of the {name} tree; {MINIMUM_RUNS} are needed", _AGAIN)
+        found = [self.run(tree, run) for run in runs]
+        if len({one.receipt.receipt_id for one in found}) != len(found):
+            raise Refused("RECEIPT_REPEATED", f"two runs of the {name} tree have one receipt", _AGAIN)
+        if first not in runs:
+            raise Refused("RECEIPT_MISMATCH", f"the run of the {name} tree that is shown is none of those with a receipt", _AGAIN)
+        found.sort(key=lambda one: one.run != first)
+        for other in found[1:]:
+            _same(name, found[0], other)
+        return found
+
+    def rerun(self, base_tree: str, harness_tree: str) -> list[Witnessed]:
+        runs = self._request.rerun_runs
+        if len(runs) != 2:
+            raise Refused("RECEIPTS_TOO_FEW", f"the re-run has {len(runs)} run(s), not one of each tree", _AGAIN)
+        return [self.run(tree, run) for tree, run in zip((base_tree, harness_tree), runs, strict=True)]
+
+    def run(self, tree: str, run: TestRun, variant: ReceiptVariant = _PLAIN) -> Witnessed:
+        """A run whose receipt says what the request claims, about this tree."""
+        if run.receipt is None:
+            raise Refused("RECEIPT_MISSING", f"run {run.run_key} has no receipt", "run the tests through an executor")
+        data = self._supplies.blob(run.receipt)
+        receipt, separated = self._verified(data)
+        request = self._request
+        wanted = {
+            "tenant_id": self._tenant_id,
+            "tree": tree,
+            "environment_digest": request.environment.environment_digest,
+            "platform": request.environment.platform,
+            "plan": ReceiptPlan.model_validate(request.plan.model_dump(include=set(ReceiptPlan.model_fields))),
+            "limits": ReceiptLimits.model_validate(request.limits.model_dump()),
+            "variant": variant,
+            "commit_time": request.source.commit_time,
+        }
+        for name, value in wanted.items():
+            if getattr(receipt, name) != value:
+                raise Refused("RECEIPT_OTHER_RUN", f"receipt {receipt.receipt_id} is of another {name}", _AGAIN)
+        if not receipts.agrees(receipt, run):
+            raise Refused("RECEIPT_MISMATCH", f"run {run.run_key} is not what its receipt says", _AGAIN)
+        if receipt.run_key != self._run_key(tree, variant):
+            raise Refused("RECEIPT_OTHER_RUN", f"receipt {receipt.receipt_id} is of another run key", _AGAIN)
+        _untampered(receipt)
+        if not variant.only:
+            _conclusive(receipt)
+        return Witnessed(run, receipt, _payload_sha256(data), separated)
+
+    def _verified(self, data: bytes) -> tuple[RunReceipt, bool]:
+        try:
+            return receipts.verify(data, self._believed.separated), True
+        except Refused:
+            return receipts.verify(data, self._believed.executors), False
+
+    def _run_key(self, tree: str, variant: ReceiptVariant) -> str:
+        request = self._request
+        asked = RunTests(
+            tree=tree, environment=request.environment, plan=request.plan, limits=request.limits,
+            commit_time=request.source.commit_time, purpose="patched", variant=RunVariant.model_validate(variant.model_dump()),
+        )  # fmt: skip
+        return run_key(asked, self._tenant_id)
+
+
+def _untampered(receipt: RunReceipt) -> None:
+    sentinels = receipt.sentinels
+    if sentinels.planted != sentinels.caught or HARNESS_TAMPERED in receipt.codes or receipt.status == "infra_error":
+        seen = f"{sentinels.caught} of {sentinels.planted} planted tests failed"
+        raise Refused("HARNESS_TAMPERED", f"in run {receipt.receipt_id} {seen}", "read what the patch does to its own tests")
+
+
+def _conclusive(receipt: RunReceipt) -> None:
+    """A probe of some tests may find none of them; nothing is concluded from those that it does not find."""
+    if not receipt.sentinels.planted or receipt.status not in ("passed", "failed") or set(receipt.codes) - _INFORMATIVE:
+        raise Refused("RUN_INCONCLUSIVE", f"run {receipt.receipt_id}: {receipt.status} {', '.join(receipt.codes)}", _AGAIN)
+
+
+def _same(name: str, one: Witnessed, other: Witnessed) -> None:
+    for fact in ("outcomes_sha256", "exit_code", "runner", "codes"):
+        if getattr(one.receipt, fact) != getattr(other.receipt, fact):
+            raise Refused("RUNS_DISAGREE", f"runs of the {name} tree differ in {fact}", "make the tests give the same every time")
+
+
+def _payload_sha256(envelope: bytes) -> str:
+    return sha256_hex(dsse.decode_base64(strict_json(envelope)["payload"]))
+
+
+def _outcomes(supplies: Supplies, run: TestRun) -> Outcomes:
+    try:
+        outcomes = _OUTCOMES.validate_python(strict_json(supplies.blob(run.outcomes)))
+    except (StrictJsonError, ValidationError) as error:
+        raise Refused("OUTCOMES_INVALID", f"outcomes of run {run.run_key} do not fit their model", _AGAIN) from error
+    if outcomes_sha256(outcomes) != run.outcomes_sha256:
+        raise Refused("OUTCOMES_DIGEST", f"outcomes of run {run.run_key} are not those of its receipt", _AGAIN)
+    return outcomes
+
+
+# --- verdict and gates ------------------------------------------------------------------------------------------------
+
+
+def _unexpired(request: SealBundle, now_ms: int) -> tuple[Waiver, ...]:
+    """The waivers that the Regression Gate used, each known and in force at this moment (threats 5.5)."""
+    known = {waiver.id: waiver for waiver in request.waivers}
+    used = []
+    for one in request.regression.waivers:
+        waiver = known.get(one.id)
+        if waiver is None or (waiver.owner, waiver.expires_at) != (one.owner, one.expires_at):
+            raise Refused("WAIVER_UNKNOWN", f"waiver {one.id} was used but is not among those of the request", _AGAIN)
+        if milliseconds_of(waiver.expires_at) <= now_ms:
+            remedy = "renew it, or mend what it covered"
+            raise Refused("WAIVER_EXPIRED", f"waiver {one.id} expired at {waiver.expires_at}", remedy)
+        used.append(waiver)
+    return tuple(used)
+
+
+def _judgement(
+    request: SealBundle, supplies: Supplies, outcomes: tuple[Outcomes, Outcomes], waivers: tuple[Waiver, ...]
+) -> Judgement:
+    """The recorded judgement, which must be the one that the outcomes give, and accept."""
+    try:
+        recorded = Judgement.model_validate_json(supplies.blob(request.judged.judgement))
+    except ValidationError as error:
+        raise Refused("VERDICT_MISMATCH", "the recorded judgement does not fit its model", _AGAIN) from error
+    judged = judge_recorded(*outcomes, recorded.targets, recorded.waived)
+    if judged != recorded or (request.judged.verdict, request.judged.fix) != (judged.verdict, judged.fix):
+        raise Refused("VERDICT_MISMATCH", "the recorded verdict does not follow from the outcomes", _AGAIN)
+    covered = {waiver.subject for waiver in waivers if waiver.metric == "tests"}
+    if uncovered := set(judged.waived) - covered:
+        raise Refused("WAIVER_UNKNOWN", f"no waiver covers the loss of {min(uncovered)}", _AGAIN)
+    if judged.verdict != "accepted" or judged.fix == "none":
+        raise Refused("GATE_NOT_PASSED", f"regression: the verdict is {judged.verdict}: {', '.join(judged.codes)}", _AGAIN)
+    return judged
+
+
+def _probe(
+    request: SealBundle, supplies: Supplies, witness: _Witness, raising: str | None, judgement: Judgement, patched: Outcomes
+) -> list[Witnessed]:
+    """With every touched function raising, what the patch mended must not pass (threats 4.1)."""
+    if raising is None:
+        return []
+    if request.probe is None:
+        raise Refused("PROBE_MISSING", "the patch touches functions, and no run shows that its tests need them", _AGAIN)
+    only = request.probe.variant.only
+    if only and not set(mended_tests(judgement, patched)[:PROBED]) <= set(only):
+        raise Refused("PROBE_MISSING", "the probe left out tests that the patch mended", _AGAIN)
+    found = witness.run(raising, request.probe, _PLAIN.model_copy(update={"only": only}))
+    if forged := unproven(judgement, _outcomes(supplies, request.probe)):
+        raise Refused("HARNESS_TAMPERED", f"{forged[0]} passes although all that the patch touches raises", _AGAIN)
+    return [found]
+
+
+def _policy(request: SealBundle, believed: Believed) -> None:
+    policy = request.policy
+    passed = {rule.rule_id for rule in policy.results if rule.outcome == "pass"}
+    if policy.decision != "allow" or not passed or passed != set(policy.required_checks):
+        raise Refused("GATE_NOT_PASSED", "policy: the patch was not allowed", "change the patch so that the policy allows it")
+    if policy.policy_digest not in believed.policy_digests:
+        raise Refused("POLICY_UNKNOWN", f"{policy.policy_digest} is not a policy that this signer was given", _AGAIN)
+
+
+def _regression(report: GateReport, judgement: Judgement, waivers: tuple[Waiver, ...]) -> None:
+    _passed(report, "regression")
+    metrics = {metric.name: metric for metric in report.metrics}
+    tests = metrics.get("tests")
+    expected = ("fail", True) if judgement.lost else ("pass", False)
+    if tests is None or (tests.verdict, tests.waived) != expected or len(metrics) != len(report.metrics):
+        raise Refused("GATE_NOT_PASSED", f"regression: the metric of the tests is not {' '.join(map(str, expected))}", _AGAIN)
+    for name, metric in metrics.items():
+        excused = metric.waived and any(waiver.metric == name for waiver in waivers)
+        if metric.verdict != "pass" and not excused:
+            raise Refused("GATE_NOT_PASSED", f"regression: {name} is {metric.verdict}, and no waiver covers it", _AGAIN)
+
+
+def _passed(report: GateReport, gate: str) -> None:
+    if report.gate != gate or report.verdict != "pass":
+        raise Refused("GATE_NOT_PASSED", f"{gate}: the report is of gate {report.gate} and says {report.verdict}", _AGAIN)
+
+
+# --- members ----------------------------------------------------------------------------------------------------------
+
+
+def _inputs(
+    request: SealBundle, supplies: Supplies, lock: EnvironmentLock, outcomes: tuple[Outcomes, Outcomes], judgement: Judgement,
+    circumstances: Circumstances,
+) -> MemberInputs:  # fmt: skip
+    if not is_complete(request.members.blobs):
+        raise Refused("MEMBER_MISSING", f"members are {sorted(request.members.blobs)}, not {sorted(STABLE_MEMBERS)}", _AGAIN)
+    coverage = request.patched.coverage
+    return MemberInputs(
+        source=request.source,
+        diff=supplies.blob(request.patch.diff),
+        lock=lock,
+        plan=request.plan,
+        base=request.base,
+        base_outcomes=outcomes[0],
+        patched=request.patched,
+        patched_outcomes=outcomes[1],
+        judgement=judgement,
+        policy=request.policy,
+        trajectory=supplies.content(request.members.blobs[TRAJECTORY]),
+        base_packages=circumstances.base_packages(lock.base_digest),
+        coverage=None if coverage is None else read_coverage(supplies.blob(coverage)),
+    )
+
+
+def _members(request: SealBundle, supplies: Supplies, inputs: MemberInputs) -> dict[str, Content]:
+    """Members 1-6 made here, which must be those of the request."""
+    made = assemble(inputs)
+    for name in STABLE_MEMBERS:
+        if sha256_of(made[name]) != request.members.blobs[name].sha256:
+            raise Refused("MEMBER_MISMATCH", f"{name} does not follow from the recorded runs", _AGAIN)
+    if request.members.bundle_digest != bundle_digest(made):
+        raise Refused("MEMBER_MISMATCH", "the bundle digest is not that of checksums.sha256", _AGAIN)
+    return made
+
+
+def _same_again(
+    request: SealBundle, supplies: Supplies, inputs: MemberInputs, rerun: list[Witnessed], members: Mapping[str, Content]
+) -> None:
+    """The re-run gives the same members; of those, only the test results depend on runs."""
+    base, patched = (one.run for one in rerun)
+    coverage = patched.coverage
+    again = MemberInputs(
+        **{
+            **vars(inputs), "base": base, "base_outcomes": _outcomes(supplies, base), "patched": patched,
+            "patched_outcomes": _outcomes(supplies, patched), "trajectory": b"{}\n",
+            "coverage": None if coverage is None else read_coverage(supplies.blob(coverage)),
+        }
+    )  # fmt: skip
+    if assemble(again)[TEST_RESULTS] != members[TEST_RESULTS] or request.rerun_bundle_digest != bundle_digest(members):
+        raise Refused("GATE_NOT_PASSED", "determinism: the re-run gave something else", "make the tests give the same every time")

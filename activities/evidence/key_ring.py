@@ -1,0 +1,164 @@
+"""The signing keys of a home: made, rotated, revoked, each change a new version of its trust file.
+
+A crash between two steps leaves a signer whose bundles verify: a new key is trusted before it signs, an old one until it is gone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from activities.evidence.signing import SIGNER_KEY, Signer, load_signer
+from activities.evidence.trusting import ROOT_KEY, TrustStore
+from activities.kernel.signing_keys import encode_new, hint_of, load_or_create
+from activities.record.home import Home, private_folder
+from activities.record.key_files import sync_folder, write_once
+from schemas.error import InputError
+from schemas.evidence import Timestamp, timestamp_of
+from schemas.model import Payload
+from schemas.trust import Trust, Trusted
+
+_NEW_KEY = "signer.new.pem"
+
+
+class ListedKey(Payload):
+    """One signer of the trust file. ``signs``: it is the one that signs now."""
+
+    profile: Literal["key", "keyless"]
+    hint: str | None
+    issuer: str | None = None
+    identity: str
+    builder_ids: tuple[str, ...]
+    valid_from: Timestamp
+    valid_until: Timestamp | None = None
+    revoked_at: Timestamp | None = None
+    kept: tuple[str, ...] = ()
+    signs: bool
+
+
+@dataclass(frozen=True)
+class KeyRing:
+    """Keys of the embedded signer. ``root_key``: where the root's private key lies, when it is not in the home."""
+
+    home: Home
+    root_key: Path | None = None
+
+    def create(self, now_s: int) -> Trust:
+        """The first signing key. Raises InputError KEY_EXISTS."""
+        if (self.home.signer / SIGNER_KEY).exists():
+            raise InputError("KEY_EXISTS", "this home has a signing key", "replace it with `gen4 keys rotate`")
+        self._trust.root()  # before a key is made that nobody could name
+        return self._add(load_signer(private_folder(self.home.signer)), now_s)
+
+    def rotate(self, now_s: int) -> tuple[str, str]:
+        """Hints of the key that signed until now, which is destroyed, and of the one that signs from now on.
+
+        Bundles of the old key stay valid: they were signed while it was.
+        """
+        current, fresh = self.home.signer / SIGNER_KEY, self.home.signer / _NEW_KEY
+        if not current.exists():
+            raise InputError("KEY_MISSING", "this home has no signing key yet", "make one with `gen4 keys new`")
+        self._trust.root()
+        old = load_signer(self.home.signer)
+        write_once(fresh, encode_new(), 0o600)  # one that a killed rotation left is used
+        new = Signer(load_or_create(fresh))
+        self._add(new, now_s)
+        os.replace(fresh, current)
+        sync_folder(self.home.signer)
+        self._trust.change(lambda trust: _changed(trust, old.hint, {"valid_until": timestamp_of(now_s)}), now_s)
+        return old.hint, new.hint
+
+    def revoke(self, hint: str, kept: tuple[str, ...], now_s: int) -> Trusted:
+        """From now on no bundle of the key is valid but those ``kept``, by their digests.
+
+        Raises:
+            InputError: KEY_UNKNOWN, KEY_REVOKED.
+        """
+        found = [one for one in self.trust().signers if one.hint == hint]
+        if not found:
+            raise InputError("KEY_UNKNOWN", f"no signer has the hint {hint!r}", "list them with `gen4 keys list`")
+        if found[0].revoked_at is not None:
+            raise InputError("KEY_REVOKED", f"{hint} was revoked at {found[0].revoked_at}", "a revocation is never taken back")
+        change = {"revoked_at": timestamp_of(now_s), "kept": tuple(sorted({*found[0].kept, *kept}))}
+        trust = self._trust.change(lambda trust: _changed(trust, hint, change), now_s)
+        return next(one for one in trust.signers if one.hint == hint)
+
+    def listed(self) -> list[ListedKey]:
+        signing = self._signing_hint()
+        return [
+            ListedKey(
+                signs=one.hint is not None and one.hint == signing and one.revoked_at is None,
+                **one.model_dump(include=set(ListedKey.model_fields)),
+            )
+            for one in self.trust().signers
+        ]
+
+    def move_root(self, target: Path, now_s: int) -> str:
+        """A new root key in ``target``, out of the home; what the old one said is said again. The new root's fingerprint.
+
+        Raises:
+            InputError: ROOT_KEY_PLACE when there is a file already.
+        """
+        if not target.is_absolute() or target.exists():
+            raise InputError("ROOT_KEY_PLACE", f"{target} is no new file by its absolute path", "name a file that does not exist")
+        trust = self._trust.current()
+        if trust is not None:
+            self._trust.root()  # whoever moves it has the one in force
+        write_once(target, encode_new(), 0o600)
+        root = load_or_create(target)
+        self._trust.issue(trust or _nothing(now_s), root, now_s)
+        (self.home.keys / ROOT_KEY).unlink(missing_ok=True)
+        return hint_of(root.public_key())
+
+    def issue(self, policy_digests: tuple[str, ...], now_s: int) -> Trust:
+        """The trust file anew, with a full lifetime, and with further policies."""
+        trust = self.trust()
+        wider = trust.model_copy(update={"policy_digests": tuple(sorted({*trust.policy_digests, *policy_digests}))})
+        return self._trust.issue(wider, self._trust.root(), now_s)
+
+    def trust(self) -> Trust:
+        """Raises InputError TRUST_MISSING."""
+        trust = self._trust.current()
+        if trust is None:
+            raise InputError("TRUST_MISSING", "this home trusts nobody yet", "run `gen4 keys new` or `gen4 up`")
+        return trust
+
+    @property
+    def _trust(self) -> TrustStore:
+        return TrustStore(self.home.keys, self.root_key)
+
+    def _add(self, signer: Signer, now_s: int) -> Trust:
+        named = signer.trusted(now_s)
+        return self._trust.change(
+            lambda trust: trust if any(one.hint == signer.hint for one in trust.signers) else _with(trust, named), now_s
+        )
+
+    def _signing_hint(self) -> str:
+        return load_signer(self.home.signer).hint if (self.home.signer / SIGNER_KEY).exists() else ""
+
+
+def adopt_key(home: Home) -> None:
+    """The signing key of a release whose signer had no folder of its own goes there; what it signed stays valid."""
+    former, own = home.keys / SIGNER_KEY, private_folder(home.signer) / SIGNER_KEY
+    if former.exists() and not own.exists():
+        os.replace(former, own)
+        sync_folder(home.keys)
+        sync_folder(home.signer)
+
+
+def _changed(trust: Trust, hint: str, change: Mapping[str, object]) -> Trust:
+    signers = tuple(one.model_copy(update=dict(change)) if one.hint == hint else one for one in trust.signers)
+    return trust.model_copy(update={"signers": signers})
+
+
+def _with(trust: Trust, signer: Trusted) -> Trust:
+    return trust.model_copy(update={"signers": (*trust.signers, signer)})
+
+
+def _nothing(now_s: int) -> Trust:
+    return Trust(
+        version=0, issued_at=timestamp_of(now_s), expires_at=None, assurance="single_operator", signers=(), policy_digests=()
+    )

@@ -1,0 +1,288 @@
+"""The signer's side: answers ``signer``, ``seal`` and ``reject``, and signs only what it found out itself (threats 5.1).
+
+It keeps its own content: what the caller sends is checked against the hash by which it was asked for, and lies where only the
+signer can write. A bundle leaves it after its own Trust Gate passed it, with the summary of that (VSA) among its statements.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from activities.evidence import in_toto, rejection, statements, vsa
+from activities.evidence.content import IN_MEMORY, Content, StoredFile, lines_of
+from activities.evidence.establishing import Believed, Circumstances, establish, witness_rejection
+from activities.evidence.provenance import external_parameters
+from activities.evidence.seal import Established, SealFacts, publish, sign_members, write_stamp
+from activities.evidence.signing import Signer, StatementSigner
+from activities.evidence.sources import public_repository
+from activities.evidence.statements import Unsigned
+from activities.evidence.trusting import encode_trust
+from activities.evidence.verification import verify_bundle
+from activities.kernel import dsse
+from activities.kernel.channel import Channel, need
+from activities.record.commits import CommitInfo
+from activities.record.objects import ObjectStore
+from schemas.canonical import sha256_hex
+from schemas.capabilities import SEAL_BUNDLE, SealBundle, SealRejection
+from schemas.error import Gen4Error, InputError, Refused
+from schemas.evidence import (
+    BUILDER_ID,
+    PROVENANCE,
+    SEPARATED_BUILDER_ID,
+    STABLE_MEMBERS,
+    TEST_RESULTS,
+    TRAJECTORY,
+    Stamp2,
+    StampCheckpoint,
+    timestamp_of,
+)
+from schemas.gates import GateReport
+from schemas.model import BlobRef
+from schemas.rejection import MARKDOWN, REPORT
+from schemas.task import TraceKeys
+from schemas.trust import Trust
+from schemas.verdict import Judgement
+
+_AGAIN = "start the remediation again; what was recorded is kept"
+_CHUNK = 1 << 20
+_CALL = "call-"
+"""Folders of calls; what a killed process left is removed at the next start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignerPorts:
+    """``own_uid``: of this process; ``believed`` and ``signer`` are asked at every call, so that a rotation counts at once."""
+
+    folder: Path
+    own_uid: int
+    signer: Callable[[], StatementSigner]
+    believed: Callable[[], Believed]
+    base_packages: Callable[[str], Mapping[str, str]]
+    gen4_version: str
+    git_version: str
+    now_s: Callable[[], float] = field(default=time.time)
+
+
+class SignerService:
+    """Handles calls on channels; several at once."""
+
+    def __init__(self, ports: SignerPorts) -> None:
+        self._ports = ports
+        for leftover in ports.folder.glob(_CALL + "*"):
+            _remove(leftover)
+        self._objects = ObjectStore.open(ports.folder / "objects.git")
+
+    def handle(self, channel: Channel, message: Any, body: IO[bytes]) -> None:
+        """One call. What it raises is the caller's answer.
+
+        Raises:
+            InputError: CALL_INVALID.
+            Refused: what does not hold, each with its code; see :mod:`activities.evidence.establishing`.
+        """
+        body.close()
+        calls = {"signer": self._signer, "seal": self._seal, "reject": self._reject}
+        op = message.get("op") if isinstance(message, dict) else None
+        if op not in calls:
+            raise InputError("CALL_INVALID", f"the signer does not know the call {str(op)[:40]!r}", "run one version")
+        with self._supplies(channel) as supplies:
+            channel.send({"result": calls[op](message, channel, supplies)})
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def _signer(self, message: dict[str, Any], channel: Channel, supplies: _Sent) -> dict[str, Any]:
+        believed = self._ports.believed()
+        builders = (SEPARATED_BUILDER_ID,) if self._apart(channel) and believed.separated else ()
+        trusted = self._ports.signer().trusted(int(self._ports.now_s()), (BUILDER_ID, *builders))
+        return {"signer": trusted.model_dump(mode="json", exclude_none=True), "executors": list(believed.executors)}
+
+    def _seal(self, message: dict[str, Any], channel: Channel, supplies: _Sent) -> dict[str, Any]:
+        keys, request = _read(TraceKeys, message, "keys"), _read(SealBundle, message, "request")
+        point = None if message.get("checkpoint") is None else _read(StampCheckpoint, message, "checkpoint")
+        now_s = int(self._ports.now_s())
+        found = establish(request, supplies, self._ports.believed(), self._circumstances(keys, channel, now_s))
+        facts = SealFacts(
+            keys, SEAL_BUNDLE.id, SEAL_BUNDLE.version, self._ports.gen4_version, self._ports.git_version, now_s, point
+        )
+        signer = self._ports.signer()
+        stamp = write_stamp(request, found, signer, facts)
+        files = sign_members(found.members, stamp, signer, found.builder_id)
+        report, trust = self._verified(request, keys, files, signer, found, supplies.folder)
+        made = {name: data for name, data in files.items() if name not in STABLE_MEMBERS and isinstance(data, bytes)}
+        beside = self._beside(files, stamp, signer, report, trust, found, now_s)
+        return {"files": _encoded(made), "attestations": _encoded(beside)}
+
+    def _reject(self, message: dict[str, Any], channel: Channel, supplies: _Sent) -> dict[str, Any]:
+        keys, request = _read(TraceKeys, message, "keys"), _read(SealRejection, message, "request")
+        witness_rejection(request, supplies, self._ports.believed(), keys.tenant_id)
+        objects = supplies.tree(request.source.base_tree)
+        try:
+            judgement = (
+                None if request.judged is None else Judgement.model_validate_json(supplies.blob(request.judged.judgement))
+            )
+            report = rejection.report(
+                request, keys, report_id=str(message.get("report_id")),
+                base_snapshot_sha256=objects.snapshot_hash(request.source.base_tree), judgement=judgement,
+            )  # fmt: skip
+        except ValidationError as error:
+            raise _bad_call("request", error) from error
+        statement = rejection.statement(report)
+        files = {
+            REPORT: rejection.document(report), MARKDOWN: rejection.markdown(report).encode(),
+            statement.name: self._envelope(statement, self._ports.signer()),
+        }  # fmt: skip
+        return {"files": _encoded(files)}
+
+    # --- private -----------------------------------------------------------------------------------------------------
+
+    def _apart(self, channel: Channel) -> bool:
+        return channel.peer.uid not in (0, self._ports.own_uid)
+
+    def _circumstances(self, keys: TraceKeys, channel: Channel, now_s: int) -> Circumstances:
+        return Circumstances(
+            tenant_id=keys.tenant_id, apart=self._apart(channel), now_ms=now_s * 1000, base_packages=self._ports.base_packages
+        )
+
+    def _verified(
+        self, request: SealBundle, keys: TraceKeys, files: Mapping[str, Content], signer: StatementSigner, found: Established,
+        folder: Path,
+    ) -> tuple[GateReport, Trust]:  # fmt: skip
+        """The Trust Gate's report on the very bytes that will leave, by a trust root that names this signer alone."""
+        now_s = int(self._ports.now_s())
+        trust = Trust(
+            version=0, issued_at=timestamp_of(now_s), expires_at=None, assurance="single_operator",
+            signers=(signer.trusted(now_s - 1, (found.builder_id,)),),
+            policy_digests=tuple(sorted(self._ports.believed().policy_digests)),
+        )  # fmt: skip
+        directory, source = folder / "bundle", request.source
+        publish(files, directory, lambda _: None)
+        expected = external_parameters(keys.task_id, public_repository(source.repository), source.ref).model_dump()
+        report = verify_bundle(directory, trust, objects=self._objects, expected_parameters=expected, now_ms=now_s * 1000)
+        if report.verdict != "pass":
+            raise Refused("BUNDLE_INVALID", f"what was made does not verify: {', '.join(report.codes)}", _AGAIN)
+        return report, trust
+
+    def _beside(
+        self, files: Mapping[str, Content], stamp: Stamp2, signer: StatementSigner, report: GateReport, trust: Trust,
+        found: Established, now_s: int,
+    ) -> dict[str, bytes]:  # fmt: skip
+        """The statements that lie beside a bundle, by file name."""
+        small = {name: data for name, data in files.items() if isinstance(data, bytes)}
+        chain = statements.read_chain(lines_of(files[TRAJECTORY]))
+        made = [
+            statements.test_result(stamp, small[TEST_RESULTS], chain),
+            statements.trajectory(stamp, chain),
+            vsa.summary(
+                report, stamp.bundle_digest, policy_digest=stamp.policy.policy_digest,
+                trust_sha256=sha256_hex(encode_trust(trust)), verifier_version=stamp.engines.gen4,
+                time_verified=timestamp_of(now_s), levels=vsa.levels_of(found.builder_id, trust.assurance),
+                provenance_sha256=sha256_hex(small[PROVENANCE]),
+            ),
+        ]  # fmt: skip
+        if isinstance(signer, Signer):
+            made += in_toto.metadata(stamp, small, signer.public_key)
+        return {one.name: self._envelope(one, signer) for one in made}
+
+    def _envelope(self, unsigned: Unsigned, signer: StatementSigner) -> bytes:
+        return unsigned.sealed(signer.signature(dsse.pae(unsigned.payload_type, unsigned.payload)))
+
+    @contextmanager
+    def _supplies(self, channel: Channel) -> Iterator[_Sent]:
+        folder = Path(tempfile.mkdtemp(prefix=_CALL, dir=self._ports.folder))
+        try:
+            yield _Sent(channel, self._objects, folder)
+        finally:
+            _remove(folder)
+
+
+class _Sent:
+    """Content of one call, asked for once each and hashed on arrival."""
+
+    def __init__(self, channel: Channel, objects: ObjectStore, folder: Path) -> None:
+        self._channel = channel
+        self._objects = objects
+        self._blobs: dict[str, Content] = {}
+        self._whole: set[str] = set()
+        self.folder = folder
+
+    def blob(self, ref: BlobRef) -> bytes:
+        found = self.content(ref)
+        if not isinstance(found, bytes):
+            raise Refused("CONTENT_TOO_LARGE", f"blob {ref.sha256} has {found.size} bytes", "make it smaller")
+        return found
+
+    def content(self, ref: BlobRef) -> Content:
+        if ref.sha256 not in self._blobs:
+            with need(self._channel, {"blob": ref.sha256}) as body:
+                self._blobs[ref.sha256] = self._take(body, ref)
+        return self._blobs[ref.sha256]
+
+    def commit(self, commit: str) -> CommitInfo:
+        with need(self._channel, {"commit": commit}) as body:
+            data = body.read(_CHUNK)
+        if hashlib.sha1(b"commit %d\0" % len(data) + data, usedforsecurity=False).hexdigest() != commit:
+            raise _other("commit", commit)
+        self._objects.take_commit(data)
+        return self._objects.commit(commit)
+
+    def tree(self, tree: str) -> ObjectStore:
+        """Git hashes each object that arrives, so a tree that is whole here is the one that its id names."""
+        if tree not in self._whole and not self._objects.has_tree(tree):
+            with need(self._channel, {"tree": tree}) as body:
+                self._objects.unpack(body)
+            if not self._objects.has_tree(tree):
+                raise _other("tree", tree)
+        self._whole.add(tree)
+        return self._objects
+
+    def _take(self, body: IO[bytes], ref: BlobRef) -> Content:
+        if ref.size <= IN_MEMORY:
+            data = body.read(IN_MEMORY + 1)
+            if (sha256_hex(data), len(data)) != (ref.sha256, ref.size):
+                raise _other("blob", ref.sha256)
+            return data
+        path = self.folder / ref.sha256
+        with path.open("wb") as file:
+            shutil.copyfileobj(body, file, _CHUNK)
+        stored = StoredFile.of(path)
+        if (stored.sha256, stored.size) != (ref.sha256, ref.size):
+            raise _other("blob", ref.sha256)
+        return stored
+
+
+def _remove(folder: Path) -> None:
+    """Of one call; a bundle in it is read-only."""
+    for path in folder.iterdir():
+        path.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+def _encoded(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: base64.b64encode(data).decode() for name, data in files.items()}
+
+
+def _read(model: Any, message: dict[str, Any], name: str) -> Any:
+    try:
+        return model.model_validate(message.get(name))
+    except ValidationError as error:
+        raise _bad_call(name, error) from error
+
+
+def _bad_call(name: str, error: ValidationError) -> Gen4Error:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return InputError("CALL_INVALID", f"{name}.{where}: {first['msg']}"[:500], "run signer and worker of one version")
+
+
+def _other(what: str, name: str) -> Refused:
+    return Refused("CONTENT_MISMATCH", f"what was sent is not {what} {name}", _AGAIN)

@@ -1,0 +1,242 @@
+"""The trust file: what a verifier believes, signed by a root key that may lie elsewhere (threats 1.5).
+
+1. The file is the DSSE envelope of a trust/2, signed by the root key that the caller names, or that lies beside it.
+2. It has not expired, and its version is not lower than the last that this machine saw of the same root key.
+3. A trust/1 of an earlier release has no signature. It is read only where no root key is known.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
+
+from activities.kernel import dsse
+from activities.kernel.signing_keys import hint_of, load_or_create, pem_of, public_key
+from activities.record.key_files import replace
+from schemas.canonical import StrictJsonError, jcs, sha256_hex, strict_json
+from schemas.error import InputError
+from schemas.evidence import Envelope, TrustRoot, milliseconds_of, timestamp_of
+from schemas.trust import TRUST_TYPE, Trust, Trusted, from_trust_1
+
+TRUST_FILE = "trust.json"
+ROOT_KEY = "root.pem"
+ROOT_PUBLIC = "root.pub"
+SEEN_FILE = "trust-seen.json"
+LIFETIME_S = 365 * 86_400
+"""A trust file is issued anew, with a higher version, at a start in the second half of this time."""
+_LIMIT = 4 * 1024 * 1024
+Document = TypeVar("Document", TrustRoot, Envelope, Trust)
+_ASK_OPERATOR = "name with --trust the trust.json of the fabric that sealed the bundle"
+_ASK_ROOT = "name with --root-key the root's public key, obtained from the operator"
+
+
+@dataclass(frozen=True)
+class LoadedTrust:
+    """``root``: fingerprint of the key that signed it; empty for an unsigned trust/1."""
+
+    trust: Trust
+    root: str
+    sha256: str
+
+    def age_s(self, now_s: int) -> int:
+        return max(0, now_s - milliseconds_of(self.trust.issued_at) // 1000)
+
+
+def load_trust(path: Path, *, root: Path | None = None, seen: Path | None = None, now_s: int | None = None) -> Trust:
+    """What the trust file at ``path`` says; see :func:`read_trust`."""
+    return read_trust(path, root=root, seen=seen, now_s=now_s).trust
+
+
+def read_trust(path: Path, *, root: Path | None = None, seen: Path | None = None, now_s: int | None = None) -> LoadedTrust:
+    """The trust file at ``path`` and who signed it; never looks anywhere but where it is told.
+
+    Args:
+        root: PEM file with the root's public key; default: ``root.pub`` beside ``path``.
+        seen: file that remembers the highest version of each root key, made on first use; None: versions are not compared.
+        now_s: UTC seconds; default: the clock.
+
+    Raises:
+        InputError: TRUST_INVALID, TRUST_ROOT_UNKNOWN, TRUST_EXPIRED, TRUST_ROLLBACK.
+    """
+    data = _read(path, "trust file")
+    try:
+        document = strict_json(data)
+    except StrictJsonError as error:
+        raise _invalid(f"{path} is not strict JSON: {error}") from error
+    beside = path.with_name(ROOT_PUBLIC)
+    root = root or (beside if beside.exists() else None)
+    if isinstance(document, dict) and document.get("schema_version") == "trust/1":
+        if root is not None:
+            raise InputError("TRUST_ROLLBACK", f"{path} is unsigned, but its root key is known", _ASK_OPERATOR)
+        return LoadedTrust(from_trust_1(_parse(TrustRoot, data, path)), "", sha256_hex(data))
+    envelope = _parse(Envelope, data, path)
+    if root is None:
+        raise InputError("TRUST_ROOT_UNKNOWN", f"no root key is known for {path}", _ASK_ROOT)
+    key = _root_key(root)
+    trust = _parse(Trust, _payload(envelope, key, path), path)
+    now_s = int(time.time()) if now_s is None else now_s
+    if trust.expires_at is not None and now_s * 1000 >= milliseconds_of(trust.expires_at):
+        raise InputError("TRUST_EXPIRED", f"{path} expired at {trust.expires_at}", "get the current one from the operator")
+    if seen is not None:
+        _refuse_rollback(trust.version, hint_of(key), path, seen)
+    return LoadedTrust(trust, hint_of(key), sha256_hex(data))
+
+
+def write_trust(path: Path, trust: Trust, root: ec.EllipticCurvePrivateKey) -> None:
+    replace(path, jcs(dsse.sign(root, TRUST_TYPE, encode_trust(trust))) + b"\n", 0o644)
+
+
+def encode_trust(trust: Trust) -> bytes:
+    return jcs(trust.model_dump(mode="json", exclude_none=True))
+
+
+class TrustStore:
+    """The trust file of one home, with the right to issue it: the root key lies beside it, or in a file named by the operator."""
+
+    def __init__(self, keys: Path, root_key: Path | None = None) -> None:
+        self.path = keys / TRUST_FILE
+        self._keys = keys
+        self._root_key = root_key
+
+    def current(self) -> Trust | None:
+        """What is in force here; an expired one too, so that it can be issued anew."""
+        return load_trust(self.path, now_s=0) if self.path.exists() else None
+
+    def change(self, change: Callable[[Trust], Trust], now_s: int) -> Trust:
+        """Issue what ``change`` makes of the trust file in force, if that is something else or half of its time is over.
+
+        Raises:
+            InputError: ROOT_KEY_AWAY when the root key is needed and not here, ROOT_KEY_OTHER when it is not the one in force.
+        """
+        old = self.current()
+        if old is None:
+            old = _empty()
+        wanted = change(old)
+        if wanted == old and old.expires_at is not None and now_s * 1000 < milliseconds_of(old.expires_at) - LIFETIME_S * 500:
+            return old
+        return self.issue(wanted, self.root(), now_s)
+
+    def issue(self, trust: Trust, root: ec.EllipticCurvePrivateKey, now_s: int) -> Trust:
+        """Sign ``trust`` as the next version."""
+        issued = trust.model_copy(
+            update={
+                "version": trust.version + 1, "issued_at": timestamp_of(now_s), "expires_at": timestamp_of(now_s + LIFETIME_S),
+            }
+        )  # fmt: skip
+        replace(self._keys / ROOT_PUBLIC, pem_of(root.public_key()).encode(), 0o644)
+        write_trust(self.path, issued, root)
+        return issued
+
+    def root(self) -> ec.EllipticCurvePrivateKey:
+        """The root key; made here where none was ever used."""
+        public = self._keys / ROOT_PUBLIC
+        path = self._root_key or self._keys / ROOT_KEY
+        if not path.exists() and (public.exists() or self._root_key is not None):
+            raise InputError(
+                "ROOT_KEY_AWAY", f"the trust file has to change, and its root key is not in {path}",
+                "run `gen4 keys issue --root-key FILE` with the root key, then start again",
+            )  # fmt: skip
+        root = load_or_create(path)
+        if public.exists() and hint_of(_root_key(public)) != hint_of(root.public_key()):
+            raise InputError("ROOT_KEY_OTHER", f"{path} is not the root key in force", f"the one in force is {public}")
+        return root
+
+
+def ensure_trust(
+    keys: Path, signer: Trusted, policy_digests: tuple[str, ...], now_s: int, executors: tuple[str, ...] = ()
+) -> Path:
+    """Make the trust file of this home name ``signer``, ``executors`` and ``policy_digests``; a trust/1 becomes a trust/2.
+
+    What it lists already stays, revocations too: older bundles go on verifying, revoked keys stay revoked.
+    """
+
+    def extend(trust: Trust) -> Trust:
+        return trust.model_copy(
+            update={
+                "signers": _with(trust.signers, signer),
+                "policy_digests": tuple(sorted({*trust.policy_digests, *policy_digests})),
+                "executors": tuple(sorted({*trust.executors, *executors})),
+            }
+        )
+
+    store = TrustStore(keys)
+    store.change(extend, now_s)
+    return store.path
+
+
+def same_signer(one: Trusted, other: Trusted) -> bool:
+    return (one.hint, one.identity, one.issuer) == (other.hint, other.identity, other.issuer)
+
+
+def _with(signers: tuple[Trusted, ...], signer: Trusted) -> tuple[Trusted, ...]:
+    known = [one for one in signers if same_signer(one, signer)]
+    if not known:
+        return (*signers, signer)
+    builders = tuple(sorted({*known[0].builder_ids, *signer.builder_ids}))
+    return tuple(one.model_copy(update={"builder_ids": builders}) if one is known[0] else one for one in signers)
+
+
+def _empty() -> Trust:
+    issued = timestamp_of(0)
+    return Trust(version=0, issued_at=issued, expires_at=None, assurance="single_operator", signers=(), policy_digests=())
+
+
+def _payload(envelope: Envelope, key: ec.EllipticCurvePublicKey, path: Path) -> bytes:
+    try:
+        payload, signature = (dsse.decode_base64(text) for text in (envelope.payload, envelope.signatures[0].sig))
+    except ValueError as error:
+        raise _invalid(f"{path}: {error}") from error
+    if envelope.payloadType != TRUST_TYPE or not dsse.verify(key, TRUST_TYPE, payload, signature):
+        raise _invalid(f"{path} is not signed by root key {hint_of(key)}")
+    return payload
+
+
+def _root_key(path: Path) -> ec.EllipticCurvePublicKey:
+    key = public_key(_read(path, "root key").decode(errors="replace"))
+    if key is None:
+        raise InputError("TRUST_ROOT_UNKNOWN", f"{path} is not a PEM public key of ECDSA P-256", _ASK_ROOT)
+    return key
+
+
+def _refuse_rollback(version: int, fingerprint: str, path: Path, seen: Path) -> None:
+    try:
+        versions = json.loads(seen.read_bytes())
+        last = versions.get(fingerprint, 0)
+    except FileNotFoundError:
+        versions, last = {}, 0
+    except (OSError, ValueError, AttributeError) as error:
+        raise _invalid(f"{seen}, which remembers versions, cannot be read: {error}") from error
+    if version < last:
+        raise InputError("TRUST_ROLLBACK", f"{path} is version {version}; version {last} was seen here already", _ASK_OPERATOR)
+    if version > last:
+        replace(seen, jcs({**versions, fingerprint: version}), 0o600)
+
+
+def _parse(model: type[Document], data: bytes, path: Path) -> Document:
+    try:
+        strict_json(data)
+        return model.model_validate_json(data)
+    except (StrictJsonError, ValidationError) as error:
+        raise _invalid(f"{path} is not a trust file: {error}") from error
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LIMIT + 1)
+    except OSError as error:
+        raise _invalid(f"cannot read {what} {path}: {error.strerror}") from error
+    if len(data) > _LIMIT:
+        raise _invalid(f"{what} {path} is larger than {_LIMIT} bytes")
+    return data
+
+
+def _invalid(message: str) -> InputError:
+    return InputError("TRUST_INVALID", message, _ASK_OPERATOR)

@@ -1,0 +1,150 @@
+"""``python -m workers.signer``: the process that holds the signing key, on a Unix socket of its own (threats 5.1).
+
+`gen4 up` starts one, under the fabric's own user: then bundles say ``/embedded``. An operator who gives it and the executor users
+of their own starts both himself (deploy/systemd) and names their sockets in GEN4_SIGNER_SOCKET and GEN4_EXECUTOR_SOCKET.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from activities.evidence.establishing import Believed
+from activities.evidence.signer_service import SignerPorts, SignerService
+from activities.evidence.signing import StatementSigner, load_signer, open_signer
+from activities.kernel.listening import Listener
+from activities.kernel.sandbox.rootfs import RootFilesystems
+from activities.record.git import require_git
+from activities.record.home import private_folder
+from schemas.error import Gen4Error, InputError
+from schemas.text import plain
+from workers.logs import configure
+
+_PR_SET_DUMPABLE = 4
+_PEM_END = "-----END PUBLIC KEY-----"
+_PEM_LIMIT = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SignerOptions:
+    """What the operator decided; nothing of it comes from a caller."""
+
+    home: Path
+    socket: Path
+    cache: Path
+    clients: tuple[int, ...]
+    executors: tuple[Path, ...]
+    separated_executors: tuple[Path, ...]
+    policy_digests: frozenset[str]
+    signing_key: str | None
+    signing_public_key: Path | None
+
+    def signer(self) -> StatementSigner:
+        """Opened anew for each call, so that a rotated key counts at once."""
+        if self.signing_key is not None:
+            return open_signer(self.signing_key, self.signing_public_key)
+        return load_signer(self.home)
+
+    def believed(self) -> Believed:
+        separated = public_keys(self.separated_executors)
+        return Believed(
+            executors=(*separated, *public_keys(self.executors)), separated=separated, policy_digests=self.policy_digests
+        )
+
+
+def public_keys(files: tuple[Path, ...]) -> tuple[str, ...]:
+    """All PEM public keys in ``files``; a file that is not there yet names none.
+
+    Raises:
+        InputError: EXECUTORS_INVALID.
+    """
+    found: list[str] = []
+    for path in files:
+        try:
+            with path.open(encoding="ascii") as file:
+                text = file.read(_PEM_LIMIT)
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError("EXECUTORS_INVALID", f"cannot read {path}: {error}", "name PEM files of public keys") from error
+        found += [part.strip() + f"\n{_PEM_END}\n" for part in text.split(_PEM_END)[:-1]]
+    return tuple(found)
+
+
+def serve(options: SignerOptions) -> None:
+    """Answer until SIGTERM."""
+    _hide_memory()
+    private_folder(options.home)
+    options.signer()  # a key that cannot be used is said now, not at the first seal
+    roots = RootFilesystems(options.cache)
+
+    def packages(digest: str) -> Mapping[str, str]:
+        return roots.packages(roots.open(digest))
+
+    service = SignerService(
+        SignerPorts(
+            folder=options.home, own_uid=os.geteuid(), signer=options.signer, believed=options.believed, base_packages=packages,
+            gen4_version=version("gen4"), git_version=require_git(),
+        )
+    )  # fmt: skip
+    listener = Listener(options.socket, options.clients, os.geteuid(), service.handle, most=8)
+    stopping = threading.Thread(target=listener.stop)
+
+    def stop(*_: object) -> None:
+        if stopping.ident is None:
+            stopping.start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    listener.serve()
+    stopping.join()
+
+
+def _hide_memory() -> None:
+    """No other process of this user may read this one's memory or attach to it."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+
+
+def read_options(arguments: list[str]) -> SignerOptions:
+    parser = argparse.ArgumentParser(prog="python -m workers.signer", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--home", type=Path, required=True, help="folder of the signer alone; it holds its key")
+    parser.add_argument("--socket", type=Path, required=True, help="Unix socket to listen at")
+    parser.add_argument("--cache", type=Path, required=True, help="GEN4_CACHE, where base root filesystems are")
+    parser.add_argument("--clients", default="", metavar="UID,…", help="users that may call; default: its own")
+    parser.add_argument("--executors", type=Path, action="append", default=[], help="PEM public keys of executors (repeatable)")
+    parser.add_argument(
+        "--separated-executors", type=Path, action="append", default=[],
+        help="the same, of executors that have a user of their own (repeatable)",
+    )  # fmt: skip
+    parser.add_argument("--policy-digest", action="append", default=[], metavar="sha256:…", help="of a policy that may allow")
+    parser.add_argument("--signing-key", help="URI of the key, e.g. awskms:…; default: a file in --home")
+    parser.add_argument("--signing-public-key", type=Path, help="PEM file with its public key")
+    found = parser.parse_args(arguments)
+    clients = tuple(int(uid) for uid in found.clients.split(",") if uid) or (os.geteuid(),)
+    return SignerOptions(
+        home=found.home, socket=found.socket, cache=found.cache, clients=clients, executors=tuple(found.executors),
+        separated_executors=tuple(found.separated_executors), policy_digests=frozenset(found.policy_digest),
+        signing_key=found.signing_key, signing_public_key=found.signing_public_key,
+    )  # fmt: skip
+
+
+def main() -> int:
+    configure()
+    try:
+        serve(read_options(sys.argv[1:]))
+    except Gen4Error as error:
+        print(plain(str(error)), file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
