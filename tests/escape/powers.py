@@ -20,7 +20,7 @@ MODULES: dict[Power, tuple[str, ...]] = {
         "telnetlib", "xmlrpc", "wsgiref", "webbrowser", "requests", "urllib3", "httpx", "httpcore", "aiohttp", "websockets",
         "grpc", "paramiko", "opa_client", "pypi_simple", "jwt.PyJWKClient", "jwt.jwks_client", "boto3",
         "prometheus_client.start_http_server", "prometheus_client.start_wsgi_server", "prometheus_client.exposition",
-        "prometheus_client.push_to_gateway", "prometheus_client.pushadd_to_gateway", "prometheus_client.bridge",
+        "sigstore.sign", "prometheus_client.push_to_gateway", "prometheus_client.pushadd_to_gateway", "prometheus_client.bridge",
     ),
     "docker": ("docker", "podman", "kubernetes"),
     "git": ("activities.record.git", "git", "pygit2", "dulwich"),
