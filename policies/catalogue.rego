@@ -33,7 +33,7 @@ descriptors := {
 	"testbed.remember_runs": "6d2bc22f039a900b9233146c77fd1208e9fa11eae4d43fd9b1ef16b6d602ff2f",
 	"testbed.run_benchmark": "bdd46591973e236a7bbc891f01f622f301fd45921ef3ecf8ba2bb39a2557bcf7",
 	"testbed.run_tests": "321e6132c53a1efcbe75c22d9260a78ab3e218b64dc2a18532076ee1479b9891",
-	"testbed.scan_tree": "859bc3a778b064a0e2e0fe0beda2a0af1d776aa9b6f704851a536952233d4622",
+	"testbed.scan_tree": "b1200861cf192ce3cf1fcf474eb69a18a2ff6589058f14130e84808d1719f71b",
 	"verify.determinism_gate": "b40df5b09399ac6de89af582a5010dee11f1156835bf42303931eb05ad9c415a",
 	"verify.judge_runs": "ef10b419628f245cea2cad3b0dc2675953eb57d48663b3e6032a611efff5c0f8",
 	"verify.regression_gate": "80a333c6c90effcbac4f05862a41a439dc4e81d48e18a8289be732323245e345",

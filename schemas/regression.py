@@ -51,6 +51,8 @@ class ScanTree(Payload):
     tree: GitId
     against: GitId
     limits: Limits = Limits()
+    fresh: bool = False
+    """Scan also files of which it is known what is found in them."""
 
 
 class ScannedTree(Payload):

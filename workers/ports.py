@@ -119,7 +119,7 @@ def open_ports(
         PolicyActivities(policy, blobs, objects, chain, roots=settings.repository_roots, hosts=settings.repository_hosts),
         ForgeActivities(store, objects, home.objects, home.keys, policy, rules),
         TestbedActivities(environments, testbed),
-        ComparingActivities(Scanner(blobs, objects, environments, root, backend), testbed),
+        ComparingActivities(Scanner(home, blobs, objects, environments, root, backend), testbed),
         RunCacheActivities(blobs, RunCache(store)),
         ExploreActivities(blobs, objects, Cursors(store), testbed),
         CompileActivities(blobs, objects),

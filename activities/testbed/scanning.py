@@ -7,20 +7,25 @@ object store has, so that no text of a file, which may be a secret, leaves the s
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic import ValidationError
+
 from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
 from activities.record.blobs import BlobStore
+from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.testbed.environment import Environments
-from activities.testbed.harness import collect, describe_end, start
+from activities.testbed.harness import collect, describe_end, harness_version, pinned_requirements, start
 from activities.testbed.protocol import HarnessBroken, parse_line
-from schemas.canonical import sha256_hex
+from schemas.canonical import jcs_sha256, sha256_hex
 from schemas.regression import Finding, ScannedTree, ScanTree, Severity
 from schemas.test_paths import is_test_path
 
@@ -49,11 +54,14 @@ class _File:
 
 
 class Scanner:
-    """Safe to use from several threads."""
+    """Safe to use from several threads and processes. The same files are scanned once: what is kept is what was found."""
 
     def __init__(
-        self, blobs: BlobStore, objects: ObjectStore, environments: Environments, root: RootFilesystem, backend: SandboxBackend
-    ) -> None:
+        self, home: Home, blobs: BlobStore, objects: ObjectStore, environments: Environments, root: RootFilesystem,
+        backend: SandboxBackend,
+    ) -> None:  # fmt: skip
+        self._folder = home.root / "scans" / blobs.tenant_id
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._blobs, self._objects, self._environments = blobs, objects, environments
         self._root, self._backend = root, backend
 
@@ -69,15 +77,38 @@ class Scanner:
         if len(wanted) > _MOST_FILES:
             message = f"{len(wanted)} files differ, more than the {_MOST_FILES} that are scanned"
             return ScannedTree(findings=None, message=message, files=0, size_bytes=size, gone=gone)
+        seen = (None if request.fresh else self._remembered(wanted)) or self._look(wanted, request, heartbeat)
+        return seen.model_copy(update={"size_bytes": size, "gone": gone})
+
+    def _remembered(self, wanted: Sequence[tuple[str, str]]) -> ScannedTree | None:
+        try:
+            seen = ScannedTree.model_validate_json(self._file(wanted).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return seen if seen.findings is not None and self._blobs.path(seen.findings).is_file() else None
+
+    def _look(self, wanted: Sequence[tuple[str, str]], request: ScanTree, heartbeat: Heartbeat) -> ScannedTree:
         files = list(self._files(wanted))
         findings, tools, message = self._look_at(files, request, heartbeat) if files else ([], {}, "")
-        stored = None if findings is None else self._blobs.put_json([finding.model_dump(mode="json") for finding in findings])
-        return ScannedTree(findings=stored, message=message, files=len(files), size_bytes=size, gone=gone, tools=tools)
+        if findings is None:
+            return ScannedTree(findings=None, message=message, files=len(files), size_bytes=0)
+        stored = self._blobs.put_json([finding.model_dump(mode="json") for finding in findings])
+        seen = ScannedTree(findings=stored, files=len(files), size_bytes=0, tools=tools)
+        handle, name = tempfile.mkstemp(dir=self._folder, prefix=".writing-")
+        with os.fdopen(handle, "w") as out:
+            out.write(seen.model_dump_json())
+        os.replace(name, self._file(wanted))
+        return seen
 
-    def _files(self, wanted: Iterable[tuple[str, str]]) -> Iterable[_File]:
-        pairs = list(wanted)
-        contents = self._objects.read_many(oid for _, oid in pairs)
-        for number, ((path, _), (_, data)) in enumerate(zip(pairs, contents, strict=True)):
+    def _file(self, wanted: Sequence[tuple[str, str]]) -> Path:
+        """Named by all that decides what is found: paths, contents, scanners, their Python, and who runs them."""
+        how = [self._root.digest, harness_version(), sha256_hex(SCANNERS.read_bytes())]
+        files = [[os.fsencode(path).hex(), oid] for path, oid in wanted]
+        return self._folder / f"{jcs_sha256({'how': how, 'files': files})}.json"
+
+    def _files(self, wanted: Sequence[tuple[str, str]]) -> Iterable[_File]:
+        contents = self._objects.read_many(oid for _, oid in wanted)
+        for number, ((path, _), (_, data)) in enumerate(zip(wanted, contents, strict=True)):
             suffix = _SUFFIX.search(path)
             file = _File(f"{number}{suffix.group().lower() if suffix else ''}", path, data)
             if len(data) <= (_LARGEST_SOURCE if file.is_source else _LARGEST_TEXT):
@@ -90,7 +121,7 @@ class Scanner:
             "python": [file.name for file in files if file.is_source],
             "texts": [file.name for file in files if len(file.data) <= _LARGEST_TEXT and b"\0" not in file.data],
         }
-        tools = self._environments.tools(_pinned(SCANNERS.read_text()), heartbeat)
+        tools = self._environments.tools(pinned_requirements(SCANNERS), heartbeat)
         with start(
             self._backend, self._root, mode="scan", job=job, limits=request.limits, environment=tools,
             write_archive=lambda out: _archive(files, out),
@@ -137,8 +168,3 @@ def _archive(files: list[_File], out: BinaryIO) -> None:
             member.size = len(file.data)
             archive.addfile(member, io.BytesIO(file.data))
 
-
-def _pinned(text: str) -> tuple[str, ...]:
-    """One line for each requirement, with its hashes."""
-    lines = text.replace("\\\n", " ").splitlines()
-    return tuple(" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#"))

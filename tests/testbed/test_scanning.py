@@ -19,7 +19,7 @@ Scan = Callable[[Files, Files], tuple[ScannedTree, list[Finding]]]
 
 @pytest.fixture(scope="module")
 def scan(bed: Bed, root, backend) -> Scan:  # type: ignore[no-untyped-def]  # fixtures of the folder
-    scanner = Scanner(bed.blobs, bed.objects, bed.environments, root, backend)
+    scanner = Scanner(bed.home, bed.blobs, bed.objects, bed.environments, root, backend)
 
     def go(base: Files, patched: Files) -> tuple[ScannedTree, list[Finding]]:
         found = scanner.scan(ScanTree(tree=bed.tree(patched), against=bed.tree(base), limits=LIMITS), lambda: None)
@@ -68,6 +68,20 @@ def test_a_line_that_moves_keeps_its_fingerprint_and_its_content_in_another_file
 def test_what_is_not_scanned_is_said(scan: Scan) -> None:
     result, findings = scan({}, {f"{number}.txt": str(number) for number in range(5_001)})
     assert result.findings is None and "5001 files differ" in result.message and findings == []
+
+
+def test_the_same_files_are_scanned_once(bed: Bed, root, backend, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    scanner = Scanner(bed.home, bed.blobs, bed.objects, bed.environments, root, backend)
+    empty, tree, more = bed.tree({}), bed.tree({"once.py": SHELL}), bed.tree({"once.py": SHELL, "more.py": ""})
+    request = ScanTree(tree=tree, against=empty, limits=LIMITS)
+    first = scanner.scan(request, lambda: None)
+    began: list[object] = []
+    monkeypatch.setattr(scanner, "_look_at", lambda *_: began.append(1) or ([], {}, ""))
+    again = scanner.scan(request, lambda: None)
+    assert (again, began) == (first, [])
+    scanner.scan(request.model_copy(update={"fresh": True}), lambda: None)
+    scanner.scan(ScanTree(tree=more, against=empty, limits=LIMITS), lambda: None)
+    assert len(began) == 2
 
 
 def test_scanners_are_pinned_by_hash() -> None:
