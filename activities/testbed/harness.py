@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from activities.kernel.sandbox.port import (
     ENVIRONMENT,
+    HARNESS,
     HOME,
     RUNNER,
     WORK,
@@ -27,6 +28,7 @@ from schemas.error import InfrastructureError
 from schemas.testing import Limits
 
 RUNNER_FOLDER = Path(__file__).parent / "runner"
+HARNESS_LOCK = Path(__file__).resolve().parents[2] / "deploy" / "sandbox" / "harness.txt"
 _CHUNK = 1 << 20
 _IN_MEMORY = 16 * _CHUNK
 _PATIENCE_S = 1.0
@@ -49,24 +51,38 @@ PINNED = {
 
 @functools.cache
 def harness_version() -> str:
-    """sha256 over the runner's sources: another runner is another run key."""
+    """sha256 over the runner's sources and the lock of what it measures with: another runner is another run key."""
     digest = hashlib.sha256()
-    for path in sorted(RUNNER_FOLDER.glob("*.py")):
+    for path in (*sorted(RUNNER_FOLDER.glob("*.py")), *sorted(RUNNER_FOLDER.glob("*.mjs")), HARNESS_LOCK):
         digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
+def pinned_requirements(lock: Path) -> tuple[str, ...]:
+    """One line for each requirement of a lock of ours, with its hashes."""
+    lines = lock.read_text().replace("\\\n", " ").splitlines()
+    return tuple(" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#"))
+
+
 def sandbox_spec(
-    root: RootFilesystem, *, mode: str, limits: Limits, environment: Path | None = None, source_date_epoch: int = 0
+    root: RootFilesystem,
+    *,
+    mode: str,
+    limits: Limits,
+    environment: Path | None = None,
+    source_date_epoch: int = 0,
+    harness: Path | None = None,
+    hash_seed: int = 0,
 ) -> SandboxSpec:
     """The runner's sandbox. An executor makes it from the same few facts and takes nothing else from its callers."""
     return SandboxSpec(
         root=root,
         argv=(root.python, "-S", "-s", "-P", "-B", f"{RUNNER}/main.py"),
-        env={**PINNED, "SOURCE_DATE_EPOCH": str(source_date_epoch)},
+        env={**PINNED, "SOURCE_DATE_EPOCH": str(source_date_epoch), "PYTHONHASHSEED": str(hash_seed)},
         limits=limits,
         runner=RUNNER_FOLDER,
         environment=environment,
+        harness=harness,
         labels={"mode": mode},
     )
 
@@ -82,6 +98,8 @@ def start(
     environment: Path | None = None,
     write_archive: Callable[[BinaryIO], Any] | None = None,
     source_date_epoch: int = 0,
+    harness: Path | None = None,
+    hash_seed: int = 0,
 ) -> Iterator[SandboxProcess]:
     """A runner that has its job and its files. Standard input stays open, for modes that go on asking.
 
@@ -90,14 +108,18 @@ def start(
     Raises:
         InfrastructureError: the sandbox could not be started, or was gone before it had read its files.
     """
-    spec = sandbox_spec(root, mode=mode, limits=limits, environment=environment, source_date_epoch=source_date_epoch)
+    spec = sandbox_spec(
+        root, mode=mode, limits=limits, environment=environment, source_date_epoch=source_date_epoch, harness=harness,
+        hash_seed=hash_seed,
+    )  # fmt: skip
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as archive:
         if write_archive is not None:
             write_archive(cast(BinaryIO, archive))
         size = archive.tell()
         archive.seek(0)
         with backend.start(spec) as process:
-            header = {"mode": mode, "job": {"work": WORK, "environment": ENVIRONMENT, **job}, "archive_bytes": size}
+            folders = {"work": WORK, "environment": ENVIRONMENT, "harness": HARNESS}
+            header = {"mode": mode, "job": {**folders, **job}, "archive_bytes": size}
             process.send(json.dumps(header).encode() + b"\n")
             while chunk := archive.read(_CHUNK):
                 process.send(chunk)

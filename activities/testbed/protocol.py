@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
 from schemas.canonical import StrictJsonError, strict_json
-from schemas.testing import Outcomes, TestOutcome
+from schemas.testing import Coverage, Outcomes, TestOutcome
 
 _OUTCOMES = frozenset(get_args(TestOutcome))
 _MAX_ID = 16_384
-_END_FIELDS = {"codes": list, "message": str, "runner": str, "exit_code": int, "outcomes": int, "children": int, "tail": str}
+_MAX_LINE = 10_000_000
+_MAX_LINES = 5_000_000
+"""Of all files together."""
+_LONGEST_US = 10**10
+_MAX_SENTINELS = 1_000
+_END_FIELDS = {
+    "codes": list, "message": str, "runner": str, "exit_code": int, "outcomes": int, "children": int, "tail": str,
+    "sentinels": dict, "network": list,
+}  # fmt: skip
 
 
 class HarnessBroken(ValueError):
@@ -33,6 +41,10 @@ class Report:
     planted: int = 0
     """Sentinels: tests of the runner's own that had to fail."""
     caught: int = 0
+    network: tuple[str, ...] = ()
+    """Tests that tried to reach the network."""
+    coverage: Coverage | None = None
+    timings: dict[str, int] | None = None
     tail: str = ""
     ended: bool = False
 
@@ -58,12 +70,77 @@ def read_report(lines: Iterable[bytes]) -> Report:
     Raises:
         HarnessBroken: an unknown kind, a result twice, anything after the end, a wrong count.
     """
-    report = Report()
+    report, coverage, timings = Report(), _CoverageLines(), dict[str, int]()
     for line in lines:
         if report.ended:
             raise HarnessBroken("a line after the end")
-        _take(report, parse_line(line))
+        value = parse_line(line)
+        if value["kind"] == "coverage":
+            coverage.take(value)
+        elif value["kind"] == "timings":
+            _timings(timings, value)
+        else:
+            _take(report, value)
+            if report.ended and value.get("measured") is not None:
+                _check_measured(value["measured"], coverage.files, timings)
+                report.coverage, report.timings = coverage.files, timings
     return report
+
+
+class _CoverageLines:
+    def __init__(self) -> None:
+        self.files: Coverage = {}
+        self._left = _MAX_LINES
+
+    def take(self, value: dict[str, Any]) -> None:
+        path = value.get("path")
+        if not isinstance(path, str) or not 0 < len(path) <= _MAX_ID or path in self.files or not _inside(path):
+            raise HarnessBroken("coverage of no file of the tree")
+        lines = self._numbers(value.get("lines"))
+        covered = self._numbers(value.get("covered"))
+        if not set(covered) <= set(lines):
+            raise HarnessBroken("coverage of lines that a file does not have")
+        self.files[path] = {"lines": lines, "covered": covered}
+
+    def _numbers(self, text: Any) -> list[int]:
+        found: list[int] = []
+        for first, last in _spans(text):
+            self._left -= last - first + 1
+            if not (found[-1] if found else 0) < first <= last <= _MAX_LINE or self._left < 0:
+                raise HarnessBroken("line numbers out of order or too many")
+            found.extend(range(first, last + 1))
+        return found
+
+
+def _spans(text: Any) -> Iterator[tuple[int, int]]:
+    if not isinstance(text, str):
+        raise HarnessBroken("coverage without lines")
+    for part in text.split(",") if text else ():
+        first, dash, last = part.partition("-")
+        if not first.isascii() or not first.isdigit() or (dash and not (last.isascii() and last.isdigit())):
+            raise HarnessBroken("line numbers that are none")
+        if max(len(first), len(last)) > 8:
+            raise HarnessBroken("line numbers out of order or too many")
+        yield int(first), int(last if dash else first)
+
+
+def _inside(path: str) -> bool:
+    return "\0" not in path and all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+def _timings(timings: dict[str, int], value: dict[str, Any]) -> None:
+    found = value.get("us")
+    if not isinstance(found, dict):
+        raise HarnessBroken("timings without times")
+    for nodeid, microseconds in found.items():
+        if nodeid in timings or type(microseconds) is not int or not 0 <= microseconds <= _LONGEST_US:
+            raise HarnessBroken("a time that is none")
+        timings[nodeid] = microseconds
+
+
+def _check_measured(announced: Any, files: Coverage, timings: dict[str, int]) -> None:
+    if announced != {"files": len(files), "timings": len(timings)}:
+        raise HarnessBroken("measurements are missing, or more than announced")
 
 
 def _take(report: Report, line: dict[str, Any]) -> None:
@@ -110,6 +187,15 @@ def _end(report: Report, line: dict[str, Any]) -> None:
         raise HarnessBroken("a code that is no text")
     if line["outcomes"] != len(report.outcomes):
         raise HarnessBroken(f"{len(report.outcomes)} outcomes where {line['outcomes']} were announced")
+    sentinels = line["sentinels"]
+    if set(sentinels) != {"planted", "caught"} or not all(type(count) is int for count in sentinels.values()):
+        raise HarnessBroken("an end without sentinels")
+    if not 0 <= sentinels["caught"] <= sentinels["planted"] <= _MAX_SENTINELS:
+        raise HarnessBroken("counts of sentinels that cannot be")
+    if not all(nodeid in report.outcomes for nodeid in line["network"]):
+        raise HarnessBroken("an attempt of a test that has no outcome")
+    report.planted, report.caught = sentinels["planted"], sentinels["caught"]
+    report.network = tuple(sorted(line["network"]))
     report.codes, report.message, report.runner = tuple(line["codes"]), line["message"], line["runner"]
     report.exit_code, report.children, report.tail = line["exit_code"], line["children"], line["tail"]
     report.ended = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from activities.kernel.sandbox.port import Completed, RootFilesystem, SandboxBackend, SandboxProcess
@@ -12,11 +13,20 @@ from activities.record.blobs import BlobStore
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.testbed.environment import Environments
-from activities.testbed.harness import PINNED, collect, describe_end, harness_version, start
+from activities.testbed.harness import (
+    HARNESS_LOCK,
+    PINNED,
+    collect,
+    describe_end,
+    harness_version,
+    pinned_requirements,
+    start,
+)
 from activities.testbed.protocol import HarnessBroken, Report, read_report
 from schemas.canonical import jcs_sha256
 from schemas.capabilities import RunTests
 from schemas.model import GitId
+from schemas.test_paths import is_test_path
 from schemas.testing import (
     FAILING,
     Coverage,
@@ -24,6 +34,7 @@ from schemas.testing import (
     Limits,
     Outcomes,
     RunStatus,
+    RunVariant,
     TestPlan,
     TestRun,
     counts_of,
@@ -81,6 +92,8 @@ class TestBed:
         job: dict[str, Any],
         *,
         commit_time: int = 0,
+        harness: Path | None = None,
+        hash_seed: int = 0,
     ) -> AbstractContextManager[SandboxProcess]:
         """A runner in ``mode`` that has unpacked ``tree``. ``job`` extends the common fields (see :func:`job_of`)."""
         return start(
@@ -92,6 +105,8 @@ class TestBed:
             environment=self._environments.path(environment.environment_digest),
             write_archive=lambda out: self._objects.tar(tree, out),
             source_date_epoch=commit_time,
+            harness=harness,
+            hash_seed=hash_seed,
         )
 
     def run(self, request: RunTests, heartbeat: Heartbeat, *, tenant_id: str = "local") -> TestRun:
@@ -102,12 +117,14 @@ class TestBed:
         """One run of the tests of the plan, and what is known of it beside its result.
 
         Raises:
-            InfrastructureError: no sandbox could be started. A run that the sandbox did not survive is
-                ``infra_error`` only when neither the tree nor a limit can have been the cause.
+            InfrastructureError: no sandbox could be started, or there is nothing to measure with. A run that the sandbox did
+                not survive is ``infra_error`` only when neither the tree nor a limit can have been the cause.
         """
+        harness = self._environments.tools(pinned_requirements(HARNESS_LOCK), heartbeat) if request.measure else None
         with self.session(
-            request.tree, request.environment, request.plan, request.limits, "tests", {}, commit_time=request.commit_time
-        ) as process:
+            request.tree, request.environment, request.plan, request.limits, "tests", variant_job(request),
+            commit_time=request.commit_time, harness=harness, hash_seed=request.variant.hash_seed,
+        ) as process:  # fmt: skip
             lines = collect(process, heartbeat)
             completed = process.finish()
         # Only now, with every process of the sandbox gone, is what it wrote looked at.
@@ -124,6 +141,7 @@ class TestBed:
             codes = [code]
         elif codes and report.tail and not report.outcomes:
             message += "; pytest said: " + report.tail[-_TAIL_CHARS:].strip()
+        coverage = self._coverage(report, request.tree)
         run = TestRun(
             status=_status(report, codes, completed),
             codes=tuple(sorted(set(codes))),
@@ -136,8 +154,20 @@ class TestBed:
             run_key=run_key(request, tenant_id),
             sandbox=self._backend.facts(),
             variant=request.variant,
+            coverage=None if coverage is None else self._blobs.put_json(coverage),
+            timings=None if report.timings is None else self._blobs.put_json(report.timings),
+            network=report.network,
         )
-        return Observation(run, report.planted, report.caught, report.outcomes)
+        return Observation(run, report.planted, report.caught, report.outcomes, coverage, report.timings)
+
+    def _coverage(self, report: Report, tree: GitId) -> Coverage | None:
+        """What was reported of files that the tree has and that are no tests."""
+        if report.coverage is None:
+            return None
+        files = {entry.path for entry in self._objects.entries(tree) if entry.mode.startswith("100")}
+        tests = {nodeid.partition("::")[0] for nodeid in report.outcomes}
+        wanted = files - tests
+        return {path: found for path, found in report.coverage.items() if path in wanted and not is_test_path(path)}
 
 
 def job_of(plan: TestPlan, limits: Limits) -> dict[str, Any]:
@@ -151,9 +181,25 @@ def job_of(plan: TestPlan, limits: Limits) -> dict[str, Any]:
     }
 
 
+def variant_job(request: RunTests) -> dict[str, Any]:
+    """What mode ``tests`` gets beside that: ``order, hash_seed, clock, only, measure``."""
+    variant = request.variant
+    stands_at = request.commit_time if request.plan.frozen_clock else None
+    return {
+        "order": variant.order,
+        "hash_seed": variant.hash_seed,
+        "clock": stands_at if variant.clock is None else variant.clock,
+        "only": list(variant.only),
+        "measure": request.measure,
+    }
+
+
 def run_key(request: RunTests, tenant_id: str) -> str:
     """Identity of a run's raw outcomes (contracts §10): same key, same input."""
     variables = {**PINNED, **request.plan.env, "PYTHONPATH": ":".join(request.plan.python_path)}
+    # Absent where they are as always, so that they change no key but their own runs'.
+    variant = {} if request.variant == RunVariant() else {"variant": request.variant.model_dump(mode="json")}
+    clock = {"frozen_clock": True} if request.plan.frozen_clock else {}
     return jcs_sha256(
         {
             "tenant_id": tenant_id,
@@ -164,6 +210,8 @@ def run_key(request: RunTests, tenant_id: str) -> str:
             "env": {**variables, "SOURCE_DATE_EPOCH": str(request.commit_time)},
             "limits": request.limits.model_dump(mode="json"),
             "harness_version": harness_version(),
+            **variant,
+            **clock,
         }
     )
 

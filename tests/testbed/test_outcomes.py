@@ -174,7 +174,7 @@ def test_blind_writes_to_the_reports_descriptor_break_the_run_loudly(outcomes: R
     source = """
 import os
 def test_forge():
-    for fd in range(3, 64):
+    for fd in range(3, 4096):
         try: os.write(fd, b'{"event":"done","id":"test_a.py::test_fail"}\\n')
         except OSError: pass
 def test_fail(): assert 0
@@ -287,7 +287,7 @@ def test_a_test_that_kills_every_process_it_sees(outcomes: Run) -> None:
 
 
 def test_a_test_that_closes_every_descriptor_is_an_error(outcomes: Run) -> None:
-    _, found = outcomes({"test_a.py": "import os\ndef test_a(): os.closerange(3, 300)\ndef test_b(): pass\n"})
+    _, found = outcomes({"test_a.py": "import os\ndef test_a(): os.closerange(3, 4096)\ndef test_b(): pass\n"})
     assert found == {"test_a.py::test_a": "error", "test_a.py::test_b": "passed"}
 
 

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from activities.testbed.protocol import HarnessBroken, read_report
 
-END = {"kind": "end", "codes": [], "message": "", "runner": "pytest 9", "exit_code": 0, "outcomes": 1, "children": 1, "tail": ""}
+END = {
+    "kind": "end", "codes": [], "message": "", "runner": "pytest 9", "exit_code": 0, "outcomes": 1, "children": 1, "tail": "",
+    "sentinels": {"planted": 2, "caught": 2}, "network": [],
+}  # fmt: skip
 PASSED = {"kind": "outcome", "id": "a::b", "outcome": "passed"}
 
 

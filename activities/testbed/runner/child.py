@@ -1,16 +1,18 @@
-"""A forked child that runs foreign code: it reports over a pipe with a token, its output is kept as a bounded tail."""
+"""A child that runs foreign code: it reports over a pipe with a token, its output is kept as a bounded tail."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from .host import Host, set_dumpable
 
@@ -24,17 +26,21 @@ class BrokenReport(Exception):
 
 
 class Reporter:
-    """The child's end. The token keeps blind writes to the descriptor from being read as reports."""
+    """The child's end. The token keeps blind writes to the descriptor from being read as reports, and the number a report
+    from being read twice."""
 
     def __init__(self, descriptor: int, token: str) -> None:
-        self._descriptor, self._token, self._owner = descriptor, token, os.getpid()
+        self.descriptor, self.token = descriptor, token
+        self._owner = os.getpid()
+        self._number = 0
 
     def __call__(self, event: str, **fields: Any) -> None:
         if os.getpid() != self._owner:
             return  # a test forked and its copy of pytest runs on
-        data = f"{self._token} {json.dumps({'event': event, **fields})}\n".encode()
+        data = f"{self.token} {self._number} {json.dumps({'event': event, **fields})}\n".encode()
+        self._number += 1
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            data = data[os.write(self.descriptor, data) :]
 
 
 class Child:
@@ -47,6 +53,7 @@ class Child:
         self.tail = b""
         self._reports, self._output, self._token = reports, output, token
         self._buffer = b""
+        self._number = 0
         self._pending: list[dict[str, Any]] = []
         self._open = {reports, output}
 
@@ -54,6 +61,7 @@ class Child:
     def fork(cls, host: Host, main: Callable[[Reporter], int]) -> Child:
         """Run ``main`` in a new session of its own; it never returns into the caller's code."""
         reports, report_end = os.pipe()
+        report_end = _out_of_the_way(report_end)
         output, output_end = os.pipe()
         token = os.urandom(16).hex()
         pid = os.fork()
@@ -65,12 +73,17 @@ class Child:
             except BaseException:  # noqa: BLE001  whatever foreign code raises ends here, with its text in the tail
                 traceback.print_exc()
             finally:
-                _leave(code)
+                leave(code)
         os.close(report_end)
         os.close(output_end)
         os.set_blocking(reports, False)
         os.set_blocking(output, False)
         return cls(pid, reports, output, token)
+
+    @classmethod
+    def execute(cls, host: Host, order: dict[str, Any], variables: dict[str, str]) -> Child:
+        """A new interpreter, which holds nothing of this one's memory; ``main.py`` hands ``order`` to :mod:`inside`."""
+        return cls.fork(host, lambda report: _execute(order, variables, report))
 
     def next(self, deadline: float) -> dict[str, Any] | None:
         """The next report; None once the child has ended and all its reports were read.
@@ -139,10 +152,11 @@ class Child:
         if len(self._buffer) > _LINE_LIMIT:
             raise BrokenReport("a report without end")
         for line in lines:
-            token, _, document = line.partition(b" ")
-            if token != self._token.encode():
+            start = f"{self._token} {self._number} ".encode()
+            if not line.startswith(start):
                 raise BrokenReport("the report's descriptor was written by foreign code")
-            self._pending.append(json.loads(document))
+            self._number += 1
+            self._pending.append(json.loads(line[len(start) :]))
 
 
 def kill_descendants() -> None:
@@ -196,7 +210,28 @@ def _become_child(host: Host, parents_ends: tuple[int, ...], output_end: int) ->
     set_dumpable(True)
 
 
-def _leave(code: int) -> None:
+def _out_of_the_way(descriptor: int) -> int:
+    """The same at a random high number: programs that close or write to low ones do not hit it by chance."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = 4096 if limit == resource.RLIM_INFINITY else min(limit, 4096)
+    lowest = most // 4 + int.from_bytes(os.urandom(2), "big") % (most // 2)
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
+    os.close(descriptor)
+    return moved
+
+
+def _execute(order: dict[str, Any], variables: dict[str, str], report: Reporter) -> int:
+    descriptor = os.memfd_create("order", 0)
+    with open(descriptor, "w", closefd=False) as file:
+        json.dump({"order": order, "descriptor": report.descriptor, "token": report.token}, file)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.set_inheritable(report.descriptor, True)
+    main = os.path.join(os.path.dirname(os.path.abspath(__file__)), "main.py")
+    os.execve(sys.executable, [sys.executable, "-S", "-s", "-P", "-B", main, str(descriptor)], {**os.environ, **variables})
+
+
+def leave(code: int) -> NoReturn:
+    """End this process."""
     # Neither exit handlers nor threads that the tests left behind get another turn.
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -3,6 +3,8 @@
 Start protocol: standard input carries one JSON line ``{"mode", "job", "archive_bytes"}``, then that many bytes of tar,
 then, for interactive modes, JSON lines. Standard output carries JSON lines, each an object with ``kind``; the last is
 ``{"kind": "end", …}``. A mode is a module of this folder with ``run(job, host) -> dict``; what it returns is the end line.
+
+With a descriptor as its argument it is a child of the supervisor instead, see :mod:`inside`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ MODES = frozenset({"facts", "tests", "build", "trace", "forkserver", "scan", "be
 def main() -> int:
     """Serve one job; the exit code is 0 whenever an end line was written."""
     _name_the_package()
+    if len(sys.argv) > 1:
+        descriptor = int(sys.argv.pop())
+        importlib.import_module(f"{PACKAGE}.inside").run(descriptor)
+    # The same on every machine, whatever a container engine or a shell has handed down.
+    os.umask(0o022)
     host: Host = importlib.import_module(f"{PACKAGE}.host").Host.take_over()
     header = host.receive()
     if header is None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .child import Reporter
+from .measuring import Lines
+from .network import NetworkWatch
 from .target import Target
 
 _CHUNK = 200
@@ -16,17 +18,31 @@ _DETAIL_CHARS = 4_000
 
 @dataclass(frozen=True)
 class Selection:
-    """What a later child leaves out: ids that have an outcome, files that broke collection."""
+    """What a later child leaves out: ids that have an outcome, files that broke collection. ``only``: what it is confined
+    to, if anything; ``reverse``: last first."""
 
     done: frozenset[str]
     broken_files: frozenset[str]
+    only: frozenset[str] = frozenset()
+    reverse: bool = False
+
+    def of(self, items: list[Any]) -> list[Any]:
+        chosen = [item for item in items if text(item.nodeid) not in self.done]
+        if self.only:
+            chosen = [item for item in chosen if text(item.nodeid) in self.only]
+        return chosen[::-1] if self.reverse else chosen
 
 
 class Reporting:
-    """Events: ``collecting``, ``collected``, ``file`` (error or skip), ``start``, ``phase``, ``done``, ``outside``."""
+    """Events: ``collecting``, ``collected``, ``file`` (error or skip), ``start``, ``phase``, ``done``, ``network``, ``outside``,
+    ``session`` (what pytest itself makes of it all); with ``lines`` given, also ``lines``."""
 
-    def __init__(self, target: Target, selection: Selection, report: Reporter) -> None:
+    def __init__(
+        self, target: Target, selection: Selection, report: Reporter, network: NetworkWatch, lines: Lines | None = None
+    ) -> None:
         self._target, self._selection, self._report = target, selection, report
+        self._network, self._lines = network, lines
+        self._file = ""
         self._modules_seen = 0
 
     def pytest_collectstart(self, collector: Any) -> None:
@@ -38,8 +54,7 @@ class Reporting:
             self._report("file", id=text(report.nodeid or "."), outcome=outcome, detail=_detail(report))
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        if self._selection.done:
-            items[:] = [item for item in items if text(item.nodeid) not in self._selection.done]
+        items[:] = self._selection.of(items)
 
     def pytest_collection_finish(self, session: Any) -> None:
         ids = [text(item.nodeid) for item in session.items]
@@ -49,6 +64,12 @@ class Reporting:
         self._check_origins()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if self._lines is not None:
+            # What a test that ends its process has run is lost, up to here: always the same, whatever time it takes.
+            if nodeid.partition("::")[0] != self._file:
+                self._file = nodeid.partition("::")[0]
+                self._lines.flush()
+            self._lines.start()
         self._report("start", id=text(nodeid))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -58,15 +79,23 @@ class Reporting:
         fields: dict[str, Any] = {"detail": _detail(report)} if outcome == "failed" else {}
         if type(report).__name__ == "SubtestReport":
             fields["sub"] = True
+        elif report.when == "call" and self._lines is not None:
+            fields["us"] = int(report.duration * 1_000_000)
         self._report(
             "phase", id=text(report.nodeid), when=report.when, outcome=outcome, xfail=hasattr(report, "wasxfail"), **fields
         )
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         self._check_origins()
+        if self._network.attempted:
+            self._network.attempted = False
+            self._report("network", id=text(nodeid))
         self._report("done", id=text(nodeid))
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self._report("session", exit_code=int(exitstatus))
+        if self._lines is not None:
+            self._lines.flush()
         self._modules_seen = 0
         self._target.look_again()
         self._check_origins()
@@ -82,6 +111,7 @@ class Reporting:
     pytest_collection_modifyitems.pytest_impl = {"trylast": True}  # type: ignore[attr-defined]
     pytest_runtest_logstart.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
     pytest_runtest_logfinish.pytest_impl = {"trylast": True}  # type: ignore[attr-defined]
+    pytest_sessionfinish.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
 
 
 def leaving_out(selection: Selection, pytest_version: str) -> object:

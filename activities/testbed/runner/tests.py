@@ -9,22 +9,30 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .child import BrokenReport, Child, Reporter
+from .child import BrokenReport, Child
 from .host import Host
-from .reporting import Reporting, Selection, leaving_out
+from .inside import CLOCK_RUNS, NO_TRACER, PYTEST_MISSING
+from .measures import Measures
 from .results import Results
-from .target import PutTreeFirst, Target, pytest_arguments
+from .sentinels import Sentinels
 
 MAX_CHILDREN = 25
 """More crashes than this in one run end it: a suite in ruins proves nothing."""
 _STARTUP_MS = 60_000
-_PYTEST_MISSING = 71
+_CLOCK = "/usr/$LIB/faketime/libfaketimeMT.so.1"
+_NOT_STARTED = {
+    PYTEST_MISSING: ("PYTEST_MISSING", "the environment has no pytest"),
+    CLOCK_RUNS: ("CLOCK_UNSUPPORTED", "the base has no libfaketime, so the clock cannot stand still"),
+    NO_TRACER: ("MEASURING_UNSUPPORTED", "the harness has no tracer for the base's Python"),
+}
 
 
 def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
-    """``job``: work, environment, python_path, env, pytest_args, test_ms, wall_ms (of the whole run)."""
+    """``job``: work, environment, harness, python_path, env, pytest_args, test_ms, wall_ms (of the whole run), and of the
+    variant: ``order``, ``clock`` (seconds at which the wall clock stands), ``only``, ``measure``."""
     ends_at = time.monotonic() + job["wall_ms"] / 1000
-    results = Results(host)
+    measures = Measures(job["work"]) if job.get("measure") else None
+    results = Results(host, Sentinels(), measures, frozenset(job.get("only", ())))
     for _ in range(MAX_CHILDREN):
         if _one_child(job, host, results, ends_at):
             break
@@ -35,17 +43,31 @@ def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
 
 def _one_child(job: dict[str, Any], host: Host, results: Results, ends_at: float) -> bool:
     """Run what has no outcome yet; True when nothing is left to do."""
-    selection = Selection(done=frozenset(results.outcomes), broken_files=frozenset(results.broken_files))
     results.begin_child()
-    child = Child.fork(host, lambda report: _in_child(job, selection, report))
+    child = Child.execute(host, {"job": job, **results.order()}, _clock(job.get("clock")))
     try:
-        return _follow(child, job, results, ends_at)
+        return follow(child, job, results, ends_at)
     finally:
         child.close()
         results.tail = child.tail.decode("utf-8", "backslashreplace")
 
 
-def _follow(child: Child, job: dict[str, Any], results: Results, ends_at: float) -> bool:
+def _clock(stands_at: int | None) -> dict[str, str]:
+    """Variables by which the wall clock of a new process stands still. Monotonic clocks, and times of files, stay true."""
+    if stands_at is None:
+        return {}
+    return {
+        "LD_PRELOAD": _CLOCK,
+        "FAKETIME": str(stands_at),
+        "FAKETIME_FMT": "%s",
+        "FAKETIME_CACHE_DURATION": "1000000000",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+
+
+def follow(child: Child, job: dict[str, Any], results: Results, ends_at: float) -> bool:
+    """Take what a child reports until it ends or is too slow; True when nothing is left to do."""
     deadline = time.monotonic() + max(job["test_ms"], _STARTUP_MS) / 1000
     while True:
         try:
@@ -59,24 +81,10 @@ def _follow(child: Child, job: dict[str, Any], results: Results, ends_at: float)
                 )
             return results.timed_out(job["test_ms"])
         if event is None:
-            if child.status == _PYTEST_MISSING:
-                return results.give_up("PYTEST_MISSING", "the environment has no pytest")
+            if child.status in _NOT_STARTED and not results.started:
+                return results.give_up(*_NOT_STARTED[child.status])
             return results.ended(child.status or 0)
         results.take(event)
         allowed = job["test_ms"] if results.in_test else max(job["test_ms"], _STARTUP_MS)
         if event["event"] in ("start", "collecting", "done", "collected"):
             deadline = time.monotonic() + allowed / 1000
-
-
-def _in_child(job: dict[str, Any], selection: Selection, report: Reporter) -> int:
-    target = Target(job)
-    target.enter()
-    try:
-        import pytest
-    except ModuleNotFoundError:
-        return _PYTEST_MISSING
-    report("runner", version=str(pytest.__version__))
-    plugins = [PutTreeFirst(target), Reporting(target, selection, report), leaving_out(selection, pytest.__version__)]
-    code = int(pytest.main(pytest_arguments(job["pytest_args"]), plugins=plugins))
-    report("finish", exit_code=code)
-    return code

@@ -1,0 +1,89 @@
+"""Lines of the tree that a child runs, by the tracer of coverage.py, loaded under a name of its own.
+
+Of the package only that extension module is used: no path, module or setting of it is visible to tests, which may use another
+coverage.py for themselves. While they do, ours sees nothing; it takes over again before the next test.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from .child import Reporter
+from .executable import is_measured, spans
+
+_TRACER = "coverage/tracer.*.so"
+
+
+class Lines:
+    """Counts from :meth:`start` on, in all threads; each :meth:`flush` reports what is new."""
+
+    def __init__(self, module: Any, work: str, report: Reporter) -> None:
+        self._module, self._work, self._report = module, work + os.sep, report
+        self._data: dict[str, set[int]] = {}
+        self._reported: dict[str, set[int]] = {}
+        self._decided: dict[str, Any] = {}
+        self._tracer: Any = None
+
+    @classmethod
+    def load(cls, harness: str, work: str, report: Reporter) -> Lines | None:
+        """None where the harness has no tracer for this Python."""
+        found = glob.glob(os.path.join(harness, _TRACER))
+        if not found:
+            return None
+        loader = importlib.machinery.ExtensionFileLoader("_gen4.tracer", found[0])
+        spec = importlib.util.spec_from_loader("_gen4.tracer", loader)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+        return cls(module, work, report)
+
+    def start(self) -> None:
+        """Trace this thread and those to come, also where something else was set to trace since."""
+        if self._tracer is None:
+            self._tracer = self._new()
+        if sys.gettrace() is not self._tracer:
+            self._tracer.start()
+            threading.settrace(self._in_thread)
+
+    def flush(self) -> None:
+        """Report the lines of each file that were not reported before."""
+        for filename, lines in list(self._data.items()):
+            reported = self._reported.setdefault(filename, set())
+            new = lines - reported - {0}  # where an empty module starts
+            if new:
+                reported |= new
+                self._report("lines", path=filename.removeprefix(self._work), lines=spans(new))
+
+    def _new(self) -> Any:
+        tracer = self._module.CTracer()
+        tracer.data, tracer.should_trace, tracer.should_trace_cache = self._data, self._should_trace, self._decided
+        tracer.trace_arcs, tracer.warn = False, _ignore
+        tracer.lock_data = tracer.unlock_data = _ignore
+        tracer.concur_id_func = tracer.check_include = tracer.switch_context = None
+        tracer.should_start_context = tracer.disable_plugin = None
+        tracer.file_tracers = {}
+        return tracer
+
+    def _in_thread(self, frame: FrameType, event: str, argument: Any) -> Any:
+        sys.settrace(None)
+        return self._new().start()(frame, event, argument)
+
+    def _should_trace(self, filename: str, frame: FrameType) -> Any:
+        decision = self._module.CFileDisposition()
+        path = filename.removeprefix(self._work)
+        decision.trace = path != filename and is_measured(path)
+        decision.original_filename = decision.canonical_filename = filename
+        decision.source_filename = filename if decision.trace else None
+        decision.reason, decision.file_tracer, decision.has_dynamic_filename = "", None, False
+        return decision
+
+
+def _ignore(*_: Any) -> None:
+    return None
