@@ -180,7 +180,8 @@ def _not_allowed(check: PolicyCheck) -> Finding | None:
     passed = {result.rule_id for result in check.results if result.outcome == "pass"}
     others = [result.rule_id for result in check.results if result.outcome != "pass"]
     required = set(check.required_checks)
-    if check.decision != "allow" or others or passed != required or not required:
+    repeated = len(required) != len(check.required_checks)
+    if check.decision != "allow" or others or passed != required or not required or repeated:
         return Finding(
             reason="not_allowed",
             member=POLICY_CHECK,

@@ -87,12 +87,14 @@ def _wrong(reason: str, expected: str, actual: str) -> Finding:
 
 def _verdict(case: Case, stamp: AnyStamp) -> Finding | None:
     """The recorded outcomes alone must give the verdict that the stamp claims."""
-    document = case.need_document(TEST_RESULTS)
-    model = TestResults2 if isinstance(document, dict) and "schema_version" in document else TestResults
+    case.need_document(TEST_RESULTS)
+    model = TestResults2 if isinstance(stamp, Stamp2) else TestResults
     try:
         results = model.model_validate_json(case.need_file(TEST_RESULTS))
     except ValidationError as error:
-        return _unproven("schema", "test results", f"{error.error_count()} mistakes")
+        return _unproven("schema", "test results in the form of the stamp's version", f"{error.error_count()} mistakes")
+    if isinstance(results, TestResults2) and "schema_version" not in case.need_document(TEST_RESULTS):
+        return _unproven("schema", "test-results/2", "no version")
     base, patched = results.suites
     if (base.name, patched.name) != ("base", "patched"):
         return _unproven("suites", "base, patched", f"{base.name}, {patched.name}")
@@ -106,8 +108,12 @@ def _verdict(case: Case, stamp: AnyStamp) -> Finding | None:
 def _judged_again(stamp: AnyStamp, results: TestResults) -> Finding | None:
     base, patched = results.suites
     judgement = judge_recorded(base.outcomes, patched.outcomes, results.targets, _waived_tests(stamp))
-    expected = (judgement.fix, jcs_sha256(list(judgement.targets)), judgement.fail_to_pass, judgement.pass_to_pass)
-    actual = (stamp.fix.completeness, stamp.fix.targets_sha256, results.fail_to_pass, results.pass_to_pass)
+    expected = (
+        judgement.fix, jcs_sha256(list(judgement.targets)), judgement.targets, judgement.fail_to_pass, judgement.pass_to_pass,
+    )  # fmt: skip
+    actual = (
+        stamp.fix.completeness, stamp.fix.targets_sha256, results.targets, results.fail_to_pass, results.pass_to_pass,
+    )  # fmt: skip
     if judgement.verdict != "accepted" or judgement.fix == "none" or expected != actual:
         return _unproven("verdict", "accepted", ", ".join(judgement.codes) or "another fix than recorded")
     return None
