@@ -9,14 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from activities.evidence.keys import TRUST_FILE, load_trust
+from activities.evidence.reading import read_stamp
 from activities.evidence.sources import public_repository
+from activities.evidence.trusting import TRUST_FILE, load_trust
 from activities.evidence.verification import verify_bundle
 from cli.local import LocalStore
 from schemas.approval import Action, ApprovalRequest
-from schemas.canonical import StrictJsonError, digest_of, sha256_hex, strict_json
+from schemas.canonical import StrictJsonError, digest_of, sha256_hex
 from schemas.error import InputError
-from schemas.evidence import PATCH, STAMP, Stamp, StampSource
+from schemas.evidence import PATCH, STAMP, AnyStamp, StampSource
 from schemas.gates import GateReport
 from schemas.model import ZERO_ID
 
@@ -71,10 +72,10 @@ def goes_to_source(action: Action, source: StampSource) -> bool:
     return public_repository(action.repository) == source.repo and action.expected_head in (ZERO_ID, source.base_commit)
 
 
-def stamp_of(bundle: Path) -> Stamp:
+def stamp_of(bundle: Path) -> AnyStamp:
     """Raises InputError(BUNDLE_NOT_FOUND) for a stamp that no verifier would read."""
     try:
-        return Stamp.model_validate(strict_json((bundle / STAMP).read_bytes()))
+        return read_stamp((bundle / STAMP).read_bytes())
     except (StrictJsonError, ValidationError) as error:
         raise InputError("BUNDLE_NOT_FOUND", f"{bundle} has no readable stamp", "start a new remediation") from error
 
