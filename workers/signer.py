@@ -7,7 +7,6 @@ of their own starts both himself (deploy/systemd) and names their sockets in GEN
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import signal
 import sys
@@ -26,9 +25,9 @@ from activities.record.git import require_git
 from activities.record.home import private_folder
 from schemas.error import Gen4Error, InputError
 from schemas.text import plain
+from workers.hiding import hide_memory
 from workers.logs import configure
 
-_PR_SET_DUMPABLE = 4
 _PEM_END = "-----END PUBLIC KEY-----"
 _PEM_LIMIT = 1024 * 1024
 
@@ -81,7 +80,7 @@ def public_keys(files: tuple[Path, ...]) -> tuple[str, ...]:
 
 def serve(options: SignerOptions) -> None:
     """Answer until SIGTERM."""
-    _hide_memory()
+    hide_memory()
     private_folder(options.home)
     options.signer()  # a key that cannot be used is said now, not at the first seal
     roots = RootFilesystems(options.cache)
@@ -104,13 +103,11 @@ def serve(options: SignerOptions) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    listener.serve()
-    stopping.join()
-
-
-def _hide_memory() -> None:
-    """No other process of this user may read this one's memory or attach to it."""
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+    try:
+        listener.serve()
+        stopping.join()
+    finally:
+        options.socket.unlink(missing_ok=True)
 
 
 def read_options(arguments: list[str]) -> SignerOptions:

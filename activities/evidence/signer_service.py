@@ -93,10 +93,11 @@ class SignerService:
         body.close()
         calls = {"signer": self._signer, "seal": self._seal, "reject": self._reject}
         op = message.get("op") if isinstance(message, dict) else None
-        if op not in calls:
+        if not isinstance(op, str) or op not in calls:
             raise InputError("CALL_INVALID", f"the signer does not know the call {str(op)[:40]!r}", "run one version")
         with self._supplies(channel) as supplies:
-            channel.send({"result": calls[op](message, channel, supplies)})
+            answer = calls[op](message, channel, supplies)
+        channel.send({"result": answer})
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
