@@ -29,8 +29,8 @@ from activities.evidence.sigstore_material import read_sigstore_bundle
 from activities.kernel import dsse
 from schemas.canonical import StrictJsonError, jcs, sha256_hex, strict_json
 from schemas.error import InfrastructureError, InputError, Refused
-from schemas.evidence import PAYLOAD_TYPE, Envelope, EnvelopeSignature
-from schemas.trust import Trusted
+from schemas.evidence import BUILDER_ID, PAYLOAD_TYPE, Envelope, EnvelopeSignature, timestamp_of
+from schemas.trust import PinnedRoot, Trusted
 
 TIMEOUT_S = 60.0
 """A log answers when its next checkpoint is out: a second with Rekor v2's usual settings, twenty at worst."""
@@ -135,14 +135,21 @@ class KeylessSigner:
     def key_or_issuer(self) -> str:
         return self.issuer
 
+    @property
+    def pinned_root(self) -> PinnedRoot:
+        """What a trust file carries beside :meth:`trusted`."""
+        return PinnedRoot(sha256=sha256_hex(self.root_document.encode()), document=self.root_document)
+
+    def trusted(self, now_s: int, builder_ids: tuple[str, ...] = (BUILDER_ID,)) -> Trusted:
+        return Trusted(
+            profile=self.profile, identity=self.identity, issuer=self.issuer, builder_ids=builder_ids,
+            valid_from=timestamp_of(now_s), trusted_root_sha256=self.pinned_root.sha256,
+        )  # fmt: skip
+
     def sign_statement(self, payload: bytes) -> SignedStatement:
         """Raises what :func:`sign` raises; Refused IDENTITY_TOKEN too when the certificate names somebody else."""
-        token = self._token()
-        bundle = sign(payload, self._config, str(token))
-        trusted = Trusted(
-            profile="keyless", identity=self._identity or token.identity, issuer=token.federated_issuer, builder_ids=(),
-            valid_from="1970-01-01T00:00:00Z", trusted_root_sha256=sha256_hex(self.root_document.encode()),
-        )  # fmt: skip
+        trusted = self.trusted(now_s=0)
+        bundle = sign(payload, self._config, str(self._token()))
         try:
             facts = keyless.verify(bundle, PAYLOAD_TYPE, trusted, self.root_document)
         except keyless.KeylessRefused as error:
