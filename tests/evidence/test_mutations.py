@@ -9,13 +9,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from activities.evidence.verification import verify_bundle
-from tests.evidence.mutations import GROUPS, Mutation
+from tests.evidence.mutations import GROUPS, MEMBERS, NOW_MS, Mutation
 from tests.evidence.workshop import Workshop
 
 SEED = 20_260_921
 Group = Callable[[Workshop, random.Random], Iterator[Mutation]]
+
+
+@pytest.fixture(scope="session")
+def corpus(workshop: Workshop) -> dict[Group, list[Mutation]]:
+    return {group: list(group(workshop, random.Random(SEED))) for group in GROUPS}
 
 
 @pytest.fixture
@@ -43,18 +50,19 @@ def accepted_or_misjudged(workshop: Workshop, mutation: Mutation, folder: Path) 
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
-def test_every_altered_bundle_is_refused_by_its_check(workshop: Workshop, group: Group, memory: Path) -> None:
+def test_every_altered_bundle_is_refused_by_its_check(
+    workshop: Workshop, corpus: dict[Group, list[Mutation]], group: Group, memory: Path
+) -> None:
     found = []
-    for number, mutation in enumerate(group(workshop, random.Random(SEED))):
+    for number, mutation in enumerate(corpus[group]):
         if wrong := accepted_or_misjudged(workshop, mutation, memory / str(number)):
             found.append(wrong)
         shutil.rmtree(memory / str(number))
     assert found == []
 
 
-def test_the_corpus_has_thousands_of_different_bundles(workshop: Workshop) -> None:
-    names = [(group.__name__, one.name) for group in GROUPS for one in group(workshop, random.Random(SEED))]
-    assert len(set(names)) >= 2_000
+def test_the_corpus_has_thousands_of_different_bundles(corpus: dict[Group, list[Mutation]]) -> None:
+    assert len({(group.__name__, one.name) for group, mutations in corpus.items() for one in mutations}) >= 4_000
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
