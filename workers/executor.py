@@ -24,11 +24,13 @@ from activities.record.home import Home
 from activities.testbed.executing import Executing, Machine
 from schemas.error import Gen4Error
 from schemas.text import plain
+from workers.fabric import EXECUTOR_PUBLIC_KEY
+from workers.hiding import hide_memory
 from workers.logs import configure
 from workers.settings import Settings, read_settings
 
-KEY, PUBLIC_KEY = "executor.pem", "executor.pub"
-"""In the state folder: what signs receipts, and what the signer's operator is given."""
+KEY = "executor.pem"
+"""In the state folder: what signs receipts."""
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +66,10 @@ def serve(socket: Path, folder: Path, clients: Sequence[int], settings: Settings
         InputError: HOME_UNSAFE, KEY_UNSAFE, KEY_INVALID.
         InfrastructureError: CHANNEL_TAKEN.
     """
+    hide_memory()
     home = Home.open(folder)
     key = load_or_create(home.root / KEY)
-    (home.root / PUBLIC_KEY).write_text(pem_of(key.public_key()))
+    (home.root / EXECUTOR_PUBLIC_KEY).write_text(pem_of(key.public_key()))
     machines = Machines(settings)
     own = os.geteuid()
     listener = Listener(socket, clients or {own}, own, Executing(home, key, machines).handle)

@@ -32,6 +32,8 @@ REFUSED_EXIT_CODE, UNAVAILABLE_EXIT_CODE = 78, 75
 """EX_CONFIG: starting the worker again will not help. EX_TEMPFAIL: something that it needs is down."""
 WORKER_READY, WORKER_REFUSED = "worker.json", "worker-refused.json"
 """Files in ``run/`` by which the worker tells the supervisor that it polls, or why it must not start."""
+EXECUTOR_PUBLIC_KEY = "executor.pub"
+"""File in an executor's state folder that the signer's operator is given."""
 START_REFUSED = "start-refused.json"
 """File in ``run/`` by which the supervisor tells who started it why there is no fabric."""
 
@@ -168,7 +170,7 @@ def prepare(settings: Settings, say: Callable[[str], None]) -> None:
         Gen4Error: what is missing besides, before any time goes into it; ROOTFS_BUILD_FAILED.
     """
     roots = RootFilesystems(cache_directory(settings_environment(settings)))
-    if roots.present():
+    if settings.executor_socket is not None or roots.present():
         return
     for name in ("opa",) if settings.temporal_address else ("temporal", "opa"):
         locate(name, make=False)
@@ -231,6 +233,8 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         "GEN4_RECONCILIATION_S": str(settings.reconciliation_s),
         "GEN4_CHECKPOINT_S": str(settings.checkpoint_s),
     }
+    if settings.executor_socket is not None:
+        values["GEN4_EXECUTOR_SOCKET"] = str(settings.executor_socket)
     if settings.policy_candidate is not None:
         values["GEN4_POLICY_CANDIDATE"] = str(settings.policy_candidate)
         values["GEN4_GATE_MODE"] = settings.gate_mode

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -28,8 +27,7 @@ from activities.kernel.kernel import Kernel
 from activities.kernel.metrics import KernelMetrics
 from activities.kernel.repositories import RepositoryRules
 from activities.kernel.rollout import Rollout
-from activities.kernel.sandbox.backends import choose_backend, require_backend
-from activities.kernel.sandbox.rootfs import RootFilesystems
+from activities.kernel.sandbox.remote import Executor, RemoteBackend
 from activities.kernel.sandbox.running import Cause, KnownBackend, Running
 from activities.policy.activities import PolicyActivities
 from activities.policy.bundle import load_bundle
@@ -46,7 +44,9 @@ from activities.record.sink import Sink
 from activities.record.store import Store, now_ms
 from activities.testbed.activities import ComparingActivities, TestbedActivities
 from activities.testbed.environment import Environments
+from activities.testbed.harness import sandbox_spec
 from activities.testbed.recalling import RunCacheActivities
+from activities.testbed.remote_runs import Contents, RemoteRuns
 from activities.testbed.run import TestBed
 from activities.testbed.scanning import Scanner
 from activities.verify.activities import VerifyActivities
@@ -59,6 +59,8 @@ from workers.kernel import open_kernel
 from workers.settings import Settings
 
 SIGNER_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 30.0
+"""The executor starts at the same time as we do."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,19 @@ def open_ports(
         Refused: SANDBOX_UNAVAILABLE: there is no unsandboxed mode.
         InfrastructureError: POLICY_UNAVAILABLE, POLICY_BUNDLE_MISMATCH, STORE_UNAVAILABLE.
     """
-    require_backend(settings.sandbox)  # before minutes go into a base for it
     ensure_operator(home)
     store = Store.open(settings.store_address, metrics.on_commit, PayloadVault(home.keys)).tenant(settings.tenant)
     policy = _policy(home, endpoints.opa_url, POLICY_BUNDLE)
     blobs, objects, chain = BlobStore(home.blobs, settings.tenant), ObjectStore.open(home.objects), EventChain(store)
-    roots = RootFilesystems(settings.cache)
-    root = roots.current()
     running = Running()
-    backend = KnownBackend(choose_backend(root, settings.sandbox), running)
-    backend.reap(older_than_s=0)
-    environments = Environments(home, blobs, objects, root, backend)
+    contents = Contents(blobs, objects)
+    executor = Executor(settings.executor_path, contents)
+    executor.await_ready(READY_TIMEOUT_S)
+    remote = RemoteBackend(executor, settings.tenant, sandbox_spec, home.environments / settings.tenant)
+    runs = RemoteRuns(executor, blobs, running)
+    root, backend = remote.root(), KnownBackend(remote, running)
+    environments = Environments(home, blobs, objects, root, backend, partial(runs.prepare, settings.tenant))
+    contents.environments = environments
     testbed = TestBed(home, blobs, objects, environments, root, backend)
     signer = SignerClient(partial(connect, settings.signer_path), blobs, objects)
     sink = Sink(settings.checkpoint_sink, home.root) if settings.checkpoint_sink else None
@@ -101,7 +105,7 @@ def open_ports(
         attestations=home.attestations,
         rejections=home.rejections,
         trust=_trust(home, signer, policy.policy_digest),
-        base_packages=lambda digest: _packages(roots, digest),
+        base_packages=remote.packages,
         gen4_version=version("gen4"),
         git_version=_git_version(),
     )
@@ -118,7 +122,7 @@ def open_ports(
         ),
         PolicyActivities(policy, blobs, objects, chain, roots=settings.repository_roots, hosts=settings.repository_hosts),
         ForgeActivities(store, objects, home.objects, home.keys, policy, rules),
-        TestbedActivities(environments, testbed),
+        TestbedActivities(environments, runs),
         ComparingActivities(Scanner(home, blobs, objects, environments, root, backend), testbed),
         RunCacheActivities(blobs, RunCache(store)),
         ExploreActivities(blobs, objects, Cursors(store), testbed),
@@ -168,10 +172,6 @@ def _rollout(settings: Settings, home: Home, endpoints: FabricState) -> Rollout 
     candidate = _policy(home, endpoints.candidate_url, CANDIDATE_BUNDLE)
     candidate.check()
     return Rollout(candidate, settings.gate_mode, settings.gate_enforce_bp)
-
-
-def _packages(roots: RootFilesystems, digest: str) -> Mapping[str, str]:
-    return roots.packages(roots.open(digest))
 
 
 def _git_version() -> str:

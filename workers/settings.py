@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     checkpoint_sink: Path | None = None
     """File or folder outside of the home that gets each signed checkpoint, too (``GEN4_CHECKPOINT_SINK``)."""
 
+    executor_socket: Path | None = None
+    """Socket of an executor that the operator runs, with a user of its own (``GEN4_EXECUTOR_SOCKET``); default: one is started."""
     signer_socket: Path | None = None
     """Socket of a signer that the operator runs, under a user of its own (``GEN4_SIGNER_SOCKET``); default: one is started."""
     signing_key: str | None = None
@@ -88,6 +90,11 @@ class Settings(BaseSettings):
     """Share of sessions of mode canary, in basis points (``GEN4_GATE_ENFORCE_BP``)."""
 
     @property
+    def executor_path(self) -> Path:
+        """Where the executor answers."""
+        return self.executor_socket or Home(self.home).run / "executor.sock"
+
+    @property
     def signer_path(self) -> Path:
         """Where the signer answers."""
         return self.signer_socket or Home(self.home).run / "signer.sock"
@@ -98,8 +105,9 @@ class Settings(BaseSettings):
         return self.store_url or f"sqlite:///{Home(self.home).store}"
 
     @field_validator(
-        "home", "cache", "policy_candidate", "checkpoint_sink", "signer_socket", "signing_public_key", mode="after"
-    )
+        "home", "cache", "policy_candidate", "checkpoint_sink", "executor_socket", "signer_socket", "signing_public_key",
+        mode="after",
+    )  # fmt: skip
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         if value is None:

@@ -32,6 +32,7 @@ from schemas.text import plain
 from workers.fabric import (
     CANDIDATE_BUNDLE,
     ENDPOINTS,
+    EXECUTOR_PUBLIC_KEY,
     OPA_TOKEN,
     POLICY_BUNDLE,
     REFUSED_EXIT_CODE,
@@ -188,8 +189,17 @@ class Supervisor:
             temporal = locate("temporal", make=False)
             argv = temporal_argv(temporal.path, self._home, ports, settings.namespace)
             servers.insert(0, self._child("temporal", argv, _listens(ports["temporal"])))
+        servers += self._executor()
         servers += self._signer(bundle.digest)
         return [*servers, self._child("worker", [sys.executable, "-P", "-m", "workers.worker"], self._worker_ready)]
+
+    def _executor(self) -> list[Child]:
+        """The embedded executor; none where the operator runs one."""
+        path = self._settings.executor_path
+        if self._settings.executor_socket is not None:
+            return []
+        argv = [sys.executable, "-P", "-m", "workers.executor", "--socket", str(path), "--home", str(self._home.executor)]
+        return [self._child("executor", argv, _answers(path))]
 
     def _signer(self, policy_digest: str) -> list[Child]:
         """The embedded signer; none where the operator runs one."""
@@ -199,7 +209,7 @@ class Supervisor:
         adopt_key(self._home)
         argv = [
             sys.executable, "-P", "-m", "workers.signer", "--home", str(self._home.signer), "--socket", str(settings.signer_path),
-            "--cache", str(settings.cache), "--executors", str(self._home.root / "executor" / "executor.pub"),
+            "--cache", str(settings.cache), "--executors", str(self._home.executor / EXECUTOR_PUBLIC_KEY),
             "--policy-digest", policy_digest,
         ]  # fmt: skip
         if settings.signing_key is not None:
@@ -231,6 +241,7 @@ class Supervisor:
             "opa": opa_environment(),
             "opa-candidate": opa_environment(),
             "worker": dict(os.environ) | settings_environment(self._settings),
+            "executor": executor_environment(self._settings),
             "signer": dict(os.environ) if self._settings.signing_key else temporal_environment(self._home),
         }
         return Child(name, argv, environments[name], ready, self._home.logs / f"{name}.log")
@@ -318,6 +329,15 @@ def temporal_environment(home: Home) -> dict[str, str]:
         user = str(os.geteuid())
     kept = {key: value for key, value in os.environ.items() if key in _KEPT}
     return {"USER": user, "HOME": str(home.root), **kept}
+
+
+_KEPT_FOR_SANDBOXES = _KEPT | {"DOCKER_HOST", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"}
+
+
+def executor_environment(settings: Settings) -> dict[str, str]:
+    """What says where sandboxes come from; no credential of the server or of a store."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT_FOR_SANDBOXES or name.startswith("GEN4_ROOTFS_")}
+    return {**kept, "GEN4_CACHE": str(settings.cache), "GEN4_SANDBOX": settings.sandbox}
 
 
 def temporal_argv(binary: Path, home: Home, ports: dict[str, int], namespace: str) -> list[str]:

@@ -75,6 +75,11 @@ class Home:
         return self.root / "rejections"
 
     @property
+    def executor(self) -> Path:
+        """State of the embedded executor, which alone looks into it; but anyone may read its public key there."""
+        return self.root / "executor"
+
+    @property
     def signer(self) -> Path:
         """State of the embedded signer, which alone looks into it."""
         return self.root / "signer"

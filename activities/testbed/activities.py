@@ -14,6 +14,7 @@ from activities.kernel.acting import acting
 from activities.kernel.implementing import implements
 from activities.testbed.benchmarking import run_benchmark
 from activities.testbed.environment import Environments
+from activities.testbed.remote_runs import RemoteRuns
 from activities.testbed.run import TestBed
 from activities.testbed.scanning import Scanner
 from schemas.capabilities import PREPARE_ENVIRONMENT, RUN_BENCHMARK, RUN_TESTS, SCAN_TREE, PrepareEnvironment, RunTests
@@ -24,13 +25,16 @@ _BEAT_S = 1.0
 
 
 class TestbedActivities:
-    """Both block for long and run in worker threads; a cancellation leaves the sandbox's context, which kills it."""
+    """Both block for long and run in worker threads; a cancellation leaves the sandbox's context, which kills it.
+
+    ``runs``: who runs tests; only an executor's runs have receipts.
+    """
 
     __test__ = False
 
-    def __init__(self, environments: Environments, testbed: TestBed) -> None:
+    def __init__(self, environments: Environments, runs: RemoteRuns | TestBed) -> None:
         self._environments = environments
-        self._testbed = testbed
+        self._runs = runs
 
     @implements(PREPARE_ENVIRONMENT)
     def prepare_environment(self, request: PrepareEnvironment) -> Environment:
@@ -40,7 +44,7 @@ class TestbedActivities:
     @implements(RUN_TESTS)
     def run_tests(self, request: RunTests) -> TestRun:
         with beating():
-            return self._testbed.run(request, stop_if_cancelled, tenant_id=acting().keys.tenant_id)
+            return self._runs.run(request, stop_if_cancelled, tenant_id=acting().keys.tenant_id)
 
 
 class ComparingActivities:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +29,8 @@ from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.testbed import receipts
 from activities.testbed.environment import Environments
-from activities.testbed.harness import harness_version, sandbox_spec
-from activities.testbed.locks import checked_lock
+from activities.testbed.harness import HARNESS_LOCK, harness_version, pinned_requirements, sandbox_spec
+from activities.testbed.locks import checked_lock, require_pinned
 from activities.testbed.receipts import Seen
 from activities.testbed.run import Observation, TestBed
 from schemas.canonical import sha256_hex
@@ -40,11 +40,12 @@ from schemas.model import BlobRef, Digest, Door, GitId
 from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant
 from schemas.testing import Environment, Limits, RunVariant, TestPlan, TestRun
 
-MODES = frozenset({"facts", "build", "trace", "forkserver"})
+MODES = frozenset({"facts", "build", "trace", "forkserver", "scan", "benchmark"})
 """Modes of the runner that a caller may drive; tests run by :class:`RunRequest` alone, so that each run has a receipt."""
 
 BEAT_S = 1.0
 _KNOWN_TREES = 32
+_LARGEST_LOCK = 1024 * 1024
 
 
 class RunRequest(Door):
@@ -85,6 +86,8 @@ class _Tenant:
     objects: ObjectStore
     whole: deque[GitId] = field(default_factory=lambda: deque(maxlen=_KNOWN_TREES))
     """Trees that were seen to be whole, the latest last."""
+    measuring: Digest | None = None
+    """The environment of what measures runs, once the caller has sent it."""
 
 
 class Executing:
@@ -153,12 +156,12 @@ class Executing:
         environments, _ = self._environments(channel, tenant_id, digest)
         return environments.path(digest)
 
-    def _environments(self, channel: Channel, tenant_id: str, digest: Digest) -> tuple[Environments, Environment]:
+    def _environments(self, channel: Channel, tenant_id: str, digest: Digest) -> tuple[_Made, Environment]:
         """The tenant's environments, with the lock of this one checked."""
         machine = self._machine()
         blobs = _Asking(self._home.blobs, tenant_id, channel)
         lock = checked_lock(blobs, digest, machine.root.digest)
-        environments = Environments(self._home, blobs, self._tenant(tenant_id).objects, machine.root, machine.backend)
+        environments = _Made(self._home, blobs, self._tenant(tenant_id).objects, machine.root, machine.backend)
         environments.path(digest)
         environment = Environment(
             environment_digest=digest, base_digest=lock.base_digest, python_version=lock.python_version, platform=lock.platform,
@@ -176,6 +179,8 @@ class Executing:
         with _progress(channel, held):
             objects = self._bring(channel, request)
             environments, environment = self._environments(channel, request.tenant_id, request.environment_digest)
+            if request.measure:
+                self._bring_measuring(channel, request.tenant_id, environments)
             wanted = RunTests(
                 tree=request.tree, environment=environment, limits=limits, commit_time=request.commit_time, purpose="base",
                 plan=TestPlan.model_validate(request.plan.model_dump()), measure=request.measure,
@@ -200,6 +205,18 @@ class Executing:
             tenant.whole.append(tree)
         return tenant.objects
 
+    def _bring_measuring(self, channel: Channel, tenant_id: str, environments: _Made) -> None:
+        """What measures comes from the caller, who has an index, as exactly the wheels that our own lock names."""
+        tenant = self._tenant(tenant_id)
+        if tenant.measuring is None:
+            with need(channel, {"measuring": True}) as content:
+                digest = f"sha256:{sha256_hex(content.read(_LARGEST_LOCK))}"
+            blobs = _Asking(self._home.blobs, tenant_id, channel)
+            require_pinned(checked_lock(blobs, digest, self._machine().root.digest), pinned_requirements(HARNESS_LOCK))
+            environments.path(digest)
+            tenant.measuring = digest
+        environments.measuring = tenant.measuring
+
     def _tell(self, channel: Channel, results: BlobStore, request: RunTests, seen: Observation, tenant_id: str) -> None:
         """Everything that the run refers to, then the run with its receipt."""
         run = seen.run
@@ -221,6 +238,17 @@ class Executing:
 def contents_of(run: TestRun) -> tuple[BlobRef, ...]:
     """What a run refers to."""
     return tuple(one for one in (run.outcomes, run.coverage, run.timings, run.receipt) if one is not None)
+
+
+class _Made(Environments):
+    """Environments that are made here; what measures was brought before."""
+
+    measuring: Digest | None = None
+
+    def tools(self, pinned: Sequence[str], heartbeat: Callable[[], None]) -> Path:
+        if self.measuring is None or tuple(pinned) != pinned_requirements(HARNESS_LOCK):
+            raise InfrastructureError("HARNESS_MISSING", "there is nothing to measure with", "run the tests again")
+        return self.path(self.measuring)
 
 
 class _Asking(BlobStore):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pydantic import ValidationError
 
 from activities.record.blobs import BlobStore
@@ -14,6 +17,7 @@ from schemas.testing import EnvironmentLock, NodeEnvironmentLock, OwnDistributio
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _MODULES = "node_modules"
 
 
@@ -34,6 +38,21 @@ def checked_lock(blobs: BlobStore, digest: Digest, base_digest: Digest) -> Envir
     if isinstance(lock, NodeEnvironmentLock):
         _check_packages(lock)
     return lock
+
+
+def require_pinned(lock: EnvironmentLock, pinned: Sequence[str]) -> None:
+    """Refuse a lock of tools that has anything but one wheel for each requirement line of ours, by a hash that the line names.
+
+    Raises:
+        Refused: LOCK_INVALID.
+    """
+    allowed = {canonicalize_name(Requirement(line.partition(" --hash=")[0]).name): set(_HASH.findall(line)) for line in pinned}
+    found = [(canonicalize_name(wheel.name), wheel.sha256) for wheel in lock.wheels]
+    if {name for name, _ in found} != allowed.keys() or len(found) != len(allowed):
+        raise _invalid("it has other tools than those that are pinned")
+    for name, sha256 in found:
+        if sha256 not in allowed[name]:
+            raise _invalid(f"the wheel of {name} is none of those that are pinned")
 
 
 def _check_project(project: OwnDistribution) -> None:

@@ -15,7 +15,9 @@ from activities.kernel.sandbox.remote import END_TIMEOUT_S, Executor
 from activities.kernel.sandbox.running import Running, known
 from activities.record.blobs import BlobStore
 from activities.record.objects import ObjectStore
+from activities.testbed.environment import Environments
 from activities.testbed.executing import RunRequest, contents_of
+from activities.testbed.harness import HARNESS_LOCK, pinned_requirements
 from schemas.capabilities import RunTests
 from schemas.error import InfrastructureError
 from schemas.model import BlobRef, Digest
@@ -30,10 +32,12 @@ _IN_MEMORY = 16 << 20
 
 
 class Contents:
-    """What an executor may ask a worker for: blobs and trees of its tenant, by their hashes."""
+    """What an executor may ask a worker for: blobs and trees of its tenant, by their hashes, and what measures runs."""
 
     def __init__(self, blobs: BlobStore, objects: ObjectStore) -> None:
         self._blobs, self._objects = blobs, objects
+        self.environments: Environments | None = None
+        """Set as soon as there are any: they need the executor that these contents are for."""
 
     def __call__(self, wanted: Mapping[str, Any]) -> bytes | IO[bytes]:
         match wanted:
@@ -43,6 +47,9 @@ class Contents:
                 out = cast(IO[bytes], tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115  sent, then dropped
                 self._objects.pack(tree, out, known)
                 return out
+            case {"measuring": True} if self.environments is not None:
+                folder = self.environments.tools(pinned_requirements(HARNESS_LOCK), lambda: None)
+                return self._blobs.get(folder.name)
         raise InfrastructureError("CALL_INVALID", f"the executor asks for {list(wanted)}", "run both in one version")
 
 

@@ -72,7 +72,7 @@ ALLOWED: dict[str, dict[Power, str]] = {
     "workers/registration.py": {"activity": "the one dynamic activity of a worker"},
     "workers/sdk_download.py": {"temporal client": "lets the SDK fetch the development server"},
     "workers/setup.py": {"process": "builds what `make setup` builds"},
-    "workers/signer.py": {"signal": "ends when it is asked to", "code": "libc: nobody may read its memory"},
+    "workers/hiding.py": {"code": "libc: nobody may read the memory of who holds a key"},
     "workers/supervisor.py": {
         "process": "starts server, policy engine and worker", "network": "waits until they answer, on loopback",
         "code": "libc: children die with their parent",

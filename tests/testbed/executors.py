@@ -54,7 +54,8 @@ def executor(bed: Bed, sandbox: str = "bubblewrap") -> Iterator[Remote]:
     with tempfile.TemporaryDirectory(prefix="gen4-executor-") as name:
         process = start(Path(name), sandbox=sandbox)
         try:
-            calls = Executor(Path(name) / "socket", Contents(bed.blobs, bed.objects))
+            contents = Contents(bed.blobs, bed.objects)
+            calls = Executor(Path(name) / "socket", contents)
             calls.await_ready(30)
             running = Running()
             backend = RemoteBackend(calls, TENANT, sandbox_spec, bed.home.environments / TENANT)
@@ -63,6 +64,7 @@ def executor(bed: Bed, sandbox: str = "bubblewrap") -> Iterator[Remote]:
             environments = Environments(
                 bed.home, bed.blobs, bed.objects, root, known, lambda digest: runs.prepare(TENANT, digest)
             )  # fmt: skip
+            contents.environments = environments
             testbed = TestBed(bed.home, bed.blobs, bed.objects, environments, root, known)
             yield Remote(process, Path(name) / "home", calls, backend, running, runs, environments, testbed)
         finally:
