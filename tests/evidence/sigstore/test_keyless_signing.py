@@ -74,7 +74,7 @@ def test_a_bad_token_is_refused_and_not_shown(
     fault: str, authority: Authority, stranger: Authority, signer: KeylessSigner, token_file: Path
 ) -> None:
     tokens = {
-        "empty": "\n", "garbage": "no.token.signature", "other issuer": stranger.token(),
+        "empty": "\n", "garbage": "Zm9v.YmFy.YmF6", "other issuer": stranger.token(),
         "expired": authority.token(at_s=int(time.time()) - 3600),
     }  # fmt: skip
     token_file.unlink()
@@ -148,7 +148,8 @@ def test_the_client_of_sigstore_verifies_it(authority: Authority, tmp_path: Path
     def verified(identity: str) -> bool:
         argv = [
             sys.executable, "-P", "-m", "sigstore", "--trust-config", "config.json", "verify", "identity",
-            "--bundle", bundle.name, "--cert-identity", identity, "--cert-oidc-issuer", authority.folder.facts.url, "--offline", artifact.name,
+            "--bundle", bundle.name, "--cert-identity", identity, "--cert-oidc-issuer", authority.folder.facts.url,
+            "--offline", artifact.name,
         ]  # fmt: skip
         return subprocess.run(argv, cwd=tmp_path, capture_output=True, check=False).returncode == 0
 
