@@ -42,7 +42,6 @@ class Reporting:
     ) -> None:
         self._target, self._selection, self._report = target, selection, report
         self._network, self._lines = network, lines
-        self._file = ""
         self._modules_seen = 0
 
     def pytest_collectstart(self, collector: Any) -> None:
@@ -61,14 +60,12 @@ class Reporting:
         for start in range(0, len(ids), _CHUNK):
             self._report("items", ids=ids[start : start + _CHUNK])
         self._report("collected")
+        if self._lines is not None:
+            self._lines.flush()
         self._check_origins()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         if self._lines is not None:
-            # What a test that ends its process has run is lost, up to here: always the same, whatever time it takes.
-            if nodeid.partition("::")[0] != self._file:
-                self._file = nodeid.partition("::")[0]
-                self._lines.flush()
             self._lines.start()
         self._report("start", id=text(nodeid))
 
@@ -90,6 +87,8 @@ class Reporting:
         if self._network.attempted:
             self._network.attempted = False
             self._report("network", id=text(nodeid))
+        if self._lines is not None:
+            self._lines.flush()  # so that a test which ends its process loses no lines but its own
         self._report("done", id=text(nodeid))
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
