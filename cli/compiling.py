@@ -16,6 +16,7 @@ import typer
 from pydantic import ValidationError
 from temporalio.client import Client, WorkflowHandle
 
+from activities.evidence.seal import attestations_of
 from activities.record.home import Home
 from cli import session
 from cli.changes import Change, as_request, between, read_patch, toplevel
@@ -174,10 +175,9 @@ async def _compile(settings: Settings, request: CompileRequest) -> SessionResult
 
 def _write(outputs: Outputs, home: Home, result: SessionResult, report: Report) -> SessionResult:
     """All results; what is returned names the copies."""
-    if report.verdict == "accepted" and result.bundle is not None and result.bundle_digest is not None:
+    if report.stamp is not None and result.bundle is not None:
         _copy(Path(result.bundle), outputs.out)
-        beside = home.root / "attestations" / result.bundle_digest.removeprefix("sha256:")
-        if beside.is_dir():
+        if (beside := attestations_of(home.attestations, report.stamp)).is_dir():
             _copy(beside, outputs.attestations)
         result = result.model_copy(update={"bundle": str(outputs.out)})
     elif result.rejection is not None and result.rejection.report is not None:
