@@ -132,7 +132,7 @@ class TreeRuns:
         return RunTests(
             tree=tree, environment=environment, plan=self._job.plan, limits=self._job.limits,
             commit_time=self._job.source.commit_time, purpose=purpose, variant=variant,
-            measure=self._measured and purpose in ("base", "patched", "rerun"),
+            measure=self._measured and self._job.plan.runner == "pytest" and purpose in ("base", "patched", "rerun"),
         )  # fmt: skip
 
 

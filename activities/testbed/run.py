@@ -42,6 +42,8 @@ from schemas.testing import (
 )
 
 Heartbeat = Callable[[], None]
+MODES = {"pytest": "tests", "node": "node"}
+"""Mode of the runner for each runner of tests."""
 _WALL_MARGIN_MS = 2_000
 """The supervisor ends a run this much before the sandbox would be killed, so that what it knows still arrives."""
 _TAIL_CHARS = 1_500
@@ -122,7 +124,7 @@ class TestBed:
         """
         harness = self._environments.tools(pinned_requirements(HARNESS_LOCK), heartbeat) if request.measure else None
         with self.session(
-            request.tree, request.environment, request.plan, request.limits, "tests", variant_job(request),
+            request.tree, request.environment, request.plan, request.limits, MODES[request.plan.runner], variant_job(request),
             commit_time=request.commit_time, harness=harness, hash_seed=request.variant.hash_seed,
         ) as process:  # fmt: skip
             lines = collect(process, heartbeat)
@@ -176,6 +178,7 @@ def job_of(plan: TestPlan, limits: Limits) -> dict[str, Any]:
         "python_path": list(plan.python_path),
         "env": dict(plan.env),
         "pytest_args": list(plan.pytest_args),
+        "node_args": list(plan.node_args),
         "test_ms": limits.test_ms,
         "wall_ms": max(limits.wall_ms - _WALL_MARGIN_MS, limits.wall_ms // 2),
     }
@@ -194,6 +197,10 @@ def variant_job(request: RunTests) -> dict[str, Any]:
     }
 
 
+def _command(plan: TestPlan) -> list[str]:
+    return ["node", "--test", *plan.node_args] if plan.runner == "node" else ["python", "-m", "pytest", *plan.pytest_args]
+
+
 def run_key(request: RunTests, tenant_id: str) -> str:
     """Identity of a run's raw outcomes (contracts §10): same key, same input."""
     variables = {**PINNED, **request.plan.env, "PYTHONPATH": ":".join(request.plan.python_path)}
@@ -206,7 +213,7 @@ def run_key(request: RunTests, tenant_id: str) -> str:
             "tree": request.tree,
             "environment_digest": request.environment.environment_digest,
             "platform": request.environment.platform,
-            "commands": [["python", "-m", "pytest", *request.plan.pytest_args]],
+            "commands": [_command(request.plan)],
             "env": {**variables, "SOURCE_DATE_EPOCH": str(request.commit_time)},
             "limits": request.limits.model_dump(mode="json"),
             "harness_version": harness_version(),

@@ -44,7 +44,7 @@ def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
 def _one_child(job: dict[str, Any], host: Host, results: Results, ends_at: float) -> bool:
     """Run what has no outcome yet; True when nothing is left to do."""
     results.begin_child()
-    child = Child.execute(host, {"job": job, **results.order()}, _clock(job.get("clock")))
+    child = Child.execute(host, {"job": job, **results.order()}, clock_variables(job.get("clock")))
     try:
         return follow(child, job, results, ends_at)
     finally:
@@ -52,7 +52,7 @@ def _one_child(job: dict[str, Any], host: Host, results: Results, ends_at: float
         results.tail = child.tail.decode("utf-8", "backslashreplace")
 
 
-def _clock(stands_at: int | None) -> dict[str, str]:
+def clock_variables(stands_at: int | None) -> dict[str, str]:
     """Variables by which the wall clock of a new process stands still. Monotonic clocks, and times of files, stay true."""
     if stands_at is None:
         return {}
