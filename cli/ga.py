@@ -22,7 +22,7 @@ from cli.remediate import split_command as split_test_command
 from cli.waivers import WaiversOption, read_waivers
 from schemas.diff import DiffRequest, DiffResult
 from schemas.error import InputError
-from schemas.gates import Check
+from schemas.gates import WAIVED, Check
 from schemas.request import explain
 from workers.client import connect
 from workers.settings import Settings, read_settings
@@ -121,4 +121,6 @@ def print_diff(result: DiffResult) -> None:
 def _mark(check: Check) -> str:
     if not check.checked:
         return "not measured" if not check.code.startswith("REG_WAIVER") else "–"
-    return "pass" if check.ok else "FAIL"
+    if check.ok:
+        return "waived" if check.reason.startswith(WAIVED) else "pass"
+    return "FAIL"

@@ -22,6 +22,9 @@ class Check(Payload):
     remedy: str = ""
 
 
+WAIVED = "waived: "
+"""How the reason of a check begins whose failure an unexpired waiver covers."""
+
 MetricName = Literal["tests", "coverage", "performance", "security", "dependencies", "licences", "size", "cost"]
 
 

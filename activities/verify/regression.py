@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from activities.verify.measuring import Measured, Regression, some
 from activities.verify.waiving import Waiving, apply_waivers
-from schemas.gates import Check, GateReport, MeasuredMetric, MetricName, UsedWaiver
+from schemas.gates import WAIVED, Check, GateReport, MeasuredMetric, MetricName, UsedWaiver
 from schemas.policy import PolicyDecision, PolicyRule
 from schemas.regression import Waiver
 from schemas.verdict import Judgement
@@ -41,6 +41,7 @@ _COMPARISONS = (
     _Comparison("licences", "REG_LICENCE", "licences that policy allows", "choose a distribution with another licence"),
     _Comparison("size", "REG_SIZE", "growth within the tolerance of policy", "take out files that need not be shipped"),
 )  # fmt: skip
+_LONGEST = 1_000
 _WAIVE = ", or give a waiver with owner, reason and expiry"
 _EXPLAINED = frozenset({"metrics.no_failure", "metrics.waivers"})
 """Rules whose denials have checks of their own."""
@@ -69,7 +70,7 @@ def regression_report(
     decision = policy(_question(measured, waiving.used, now))
     by_name = {one.name: one for one in metrics}
     checks = (
-        _baseline_check("tests" in by_name, baseline_commit, message),
+        _baseline_check("tests" in by_name, baseline_commit, f"{', '.join(judgement.codes)}: {message}"),
         _metrics_check(measured, decision),
         *(_check(comparison, by_name.get(comparison.metric), waiving, missing or {}) for comparison in _COMPARISONS),
         _owner_check(waiving, decision),
@@ -103,7 +104,7 @@ def _baseline_check(known: bool, commit: str, message: str) -> Check:
         ok=known,
         expected="outcomes of the base tree",
         actual="" if known else "none",
-        reason="" if known else message,
+        reason="" if known else message[:_LONGEST],
         remedy="" if known else f"make the tests run, and agree twice, on base commit {commit}",
     )
 
@@ -135,7 +136,7 @@ def _check(comparison: _Comparison, metric: Measured | None, waiving: Waiving, m
         ok=not left,
         expected=comparison.expected,
         actual=some(left) if left else metric.summary,
-        reason=f"waived: {some(waived)}" if waived else "",
+        reason=f"{WAIVED}{some(waived)}" if waived else "",
         remedy=comparison.remedy + _WAIVE if left else "",
     )
 
