@@ -14,7 +14,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from schemas.canonical import jcs
-from schemas.testing import EnvironmentLock, Wheel
+from schemas.testing import EnvironmentLock, NodeEnvironmentLock, NodePackage, Wheel
 
 _LICENSE_LIMIT = 200
 
@@ -36,11 +36,13 @@ def write_sbom(target: Target, lock: EnvironmentLock, base_packages: Mapping[str
     bom = Bom()
     root = Component(type=ComponentType.APPLICATION, name=target.name, version=target.version, bom_ref="target")
     bom.metadata.component = root
-    wheels = [_wheel(wheel) for wheel in lock.wheels]
+    parts = [_wheel(wheel) for wheel in lock.wheels]
+    if isinstance(lock, NodeEnvironmentLock):
+        parts += [_node_package(package) for package in lock.packages if not package.link]
     base = _base(lock.base_digest, base_packages)
-    for component in (*wheels, base):
+    for component in (*parts, base):
         bom.components.add(component)
-    bom.register_dependency(root, [*wheels, base])
+    bom.register_dependency(root, [*parts, base])
     document = json.loads(JsonV1Dot6(bom).output_as_string())
     # The library always writes both; they would differ on every run.
     document.pop("serialNumber", None)
@@ -60,6 +62,21 @@ def _wheel(wheel: Wheel) -> Component:
     # Some packages put the whole text of their licence where its name belongs.
     if name := wheel.license.strip().partition("\n")[0][:_LICENSE_LIMIT]:
         component.licenses.add(LicenseFactory().make_from_string(name))
+    return component
+
+
+def _node_package(package: NodePackage) -> Component:
+    namespace, _, name = package.name.rpartition("/")
+    component = Component(
+        type=ComponentType.LIBRARY,
+        name=package.name,
+        version=package.version,
+        purl=PackageURL("npm", namespace or None, name, package.version),
+        bom_ref=f"npm:{package.path}",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)],
+    )
+    if package.license:
+        component.licenses.add(LicenseFactory().make_from_string(package.license[:_LICENSE_LIMIT]))
     return component
 
 
