@@ -2,17 +2,16 @@
 
 How limits are enforced: memory, processes and CPU by control groups where we may make them. Elsewhere: memory by
 RLIMIT_DATA for each process and a watchdog for the whole; processes by RLIMIT_NPROC, which the kernel counts in the
-sandbox's own user namespace; CPU by affinity that the filter does not let the sandbox widen, so whole CPUs only.
+sandbox's own user namespace; CPU by affinity, so whole CPUs only. Affinity is set everywhere, and the filter does not let
+the sandbox widen it.
 Disk by the sizes of the tmpfs folders (their pages count as memory too); time and output by our own watch.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
-import random
 import resource
 import secrets
 import select
@@ -35,6 +34,7 @@ from schemas.error import InfrastructureError
 from schemas.testing import Limits, SandboxFacts
 
 from . import cgroup, launcher, orphans, probes, seccomp, tree_watch
+from .cpus import cpus_for
 from .launching import check_program, readable
 from .port import (
     ENVIRONMENT,
@@ -179,7 +179,7 @@ class BubblewrapBackend:
             folders["harness"] = str(readable(spec.harness))
         uid = UID_FIRST + secrets.randbelow(UID_COUNT) if os.geteuid() == 0 else None
         at = folders if uid is None else {name: f"{launcher.STAGE}/{name}" for name in folders}
-        order = {"parent": os.getpid(), "uid": uid, "folders": folders, "cpus": self._affinity(spec.limits)}
+        order = {"parent": os.getpid(), "uid": uid, "folders": folders, "cpus": cpus_for(spec.limits)}
         options = _options(spec, at)
         filter_fd, options_fd = _in_memory(seccomp.bpf()), _in_memory(b"".join(os.fsencode(one) + b"\0" for one in options))
         status_read, status_write = os.pipe()
@@ -212,12 +212,6 @@ class BubblewrapBackend:
             for descriptor in (filter_fd, options_fd, status_write, block_read, block_write):
                 if descriptor >= 0:
                     os.close(descriptor)
-
-    def _affinity(self, limits: Limits) -> list[int] | None:
-        if self._enforcement.has("cpu"):
-            return None
-        usable = sorted(os.sched_getaffinity(0))
-        return sorted(random.sample(usable, min(len(usable), max(1, math.ceil(limits.cpus)))))
 
     def _confine(self, init: int, limits: Limits) -> cgroup.Group | None:
         """Limit the sandbox's first process, which waits for us; all others inherit."""

@@ -29,6 +29,7 @@ from schemas.testing import Limits, SandboxFacts
 
 from . import probes, seccomp
 from .cgroup import CpuTime, OutOfMemory
+from .cpus import cpus_for
 from .launching import check_program, readable
 from .owner import alive, owner
 from .port import (
@@ -175,6 +176,11 @@ class DockerBackend:
         if missing:
             raise _unavailable(f"the engine cannot limit {', '.join(missing)} (control groups not mounted)")
 
+    def _cpus(self, limits: Limits) -> str | None:
+        """Only where the engine has the same CPUs as we: naming one that it does not have is an error."""
+        same = self._engine.get("CPUSet") and self._engine.get("NCPU") == len(os.sched_getaffinity(0))
+        return ",".join(map(str, cpus_for(limits))) if same else None
+
     def _image(self, client: Any, root: RootFilesystem) -> str:
         """The root filesystem as an image; its id depends on the time of import, so the tar's digest is the tag."""
         reference = f"{REPOSITORY}:{root.digest.removeprefix('sha256:')}"
@@ -205,6 +211,7 @@ class DockerBackend:
             host_config=client.create_host_config(
                 **HARDENING,
                 **_limits(spec.limits),
+                cpuset_cpus=self._cpus(spec.limits),
                 mounts=mounts,
                 security_opt=["no-new-privileges:true", f"seccomp={json.dumps(seccomp.docker_profile())}"],
                 log_config=LogConfig(type=LogConfig.types.NONE, config={}),

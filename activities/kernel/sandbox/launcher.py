@@ -1,6 +1,6 @@
 """Runs between the worker and bubblewrap: give up identity and keys first (threats 2.1). Standard library only.
 
-``launcher.py {"parent": pid, "uid": n or null, "folders": {name: path}, "cpus": [n, …] or null} bwrap ARG…``
+``launcher.py {"parent": pid, "uid": n or null, "folders": {name: path}, "cpus": [n, …]} bwrap ARG…``
 
 As root it shows the needed folders, wherever they lie, below ``STAGE`` in a mount namespace of its own and becomes the
 uid; as an ordinary user it stays itself. In both cases it joins a new session keyring.
@@ -75,8 +75,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-    if order["cpus"] is not None:
-        os.sched_setaffinity(0, order["cpus"])
+    os.sched_setaffinity(0, order["cpus"])
     if order["uid"] is not None:
         _stage(order["folders"])
         _become(order["uid"])
