@@ -23,6 +23,7 @@ from cli import (
     fabric,
     ga,
     identity,
+    keys,
     kill,
     ledger,
     output,
@@ -47,6 +48,7 @@ approvals.register(app)
 events.register(app)
 store.register(app)
 identity.register(app)
+keys.register(app)
 kill.register(app)
 breakers.register(app)
 ledger.register(app)

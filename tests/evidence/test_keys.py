@@ -5,20 +5,31 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from securesystemslib.signer._crypto_signer import CryptoSigner
+from securesystemslib.signer._key import SSlibKey
+from securesystemslib.signer._signature import Signature
+from securesystemslib.signer._signer import Signer as Backend
 
-from activities.evidence.keys import SIGNER_KEY, TRUST_FILE, Signer, ensure_trust, hint_of, load_signer, load_trust
-from schemas.canonical import jcs
-from schemas.error import InputError
-from schemas.evidence import BUILDER_ID, TrustRoot
+from activities.evidence.key_ring import KeyRing, adopt_key
+from activities.evidence.signing import SIGNER_KEY, Signer, load_signer, open_signer
+from activities.evidence.trusting import ROOT_KEY, TrustStore, ensure_trust, load_trust
+from activities.evidence.verification import verify_bundle
+from activities.kernel.signing_keys import encode_new, hint_of, load_or_create
+from activities.record.home import Home
+from schemas.error import Gen4Error, InfrastructureError, InputError
+from schemas.evidence import BUILDER_ID
+from tests.evidence.workshop import POLICY_DIGEST, Workshop, make_workshop
 
 NOW_S = 1_790_000_000
-ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+ONE = "sha256:" + "1" * 64
 
 
 @pytest.fixture
@@ -93,74 +104,173 @@ def test_the_hint_is_the_hash_that_openssl_gives(keys: Path) -> None:
     ).stdout
     digest = subprocess.run(["openssl", "dgst", "-sha256", "-binary"], input=der, capture_output=True, check=True).stdout
     encoded = subprocess.run(["openssl", "base64", "-A"], input=digest, capture_output=True, check=True).stdout
-    assert hint_of(signer.private_key.public_key()) == encoded.decode()
-
-
-# --- trust root -------------------------------------------------------------------------------------------------------
-
-
-def test_the_trust_root_names_the_key_for_its_builder(keys: Path) -> None:
-    signer = load_signer(keys)
-    path = ensure_trust(keys, signer, (ONE,), NOW_S)
-    trust = load_trust(path)
-    (key,) = trust.keys
-    assert path == keys / TRUST_FILE
-    assert (key.hint, key.public_key, key.builder_ids) == (signer.hint, signer.public_pem, (BUILDER_ID,))
-    assert BUILDER_ID.endswith("/embedded") and trust.assurance == "single_operator"
-    assert trust.policy_digests == (ONE,)
-
-
-def test_a_second_start_changes_nothing(keys: Path) -> None:
-    signer = load_signer(keys)
-    first = ensure_trust(keys, signer, (ONE,), NOW_S).read_bytes()
-    assert ensure_trust(keys, signer, (ONE,), NOW_S + 60).read_bytes() == first
-
-
-def test_a_new_policy_or_key_is_added_and_nothing_is_lost(keys: Path) -> None:
-    signer = load_signer(keys)
-    ensure_trust(keys, signer, (TWO,), NOW_S)
-    (keys / SIGNER_KEY).unlink()
-    other = load_signer(keys)
-    trust = load_trust(ensure_trust(keys, other, (ONE,), NOW_S))
-    assert [key.hint for key in trust.keys] == [signer.hint, other.hint]
-    assert trust.policy_digests == (ONE, TWO)
-
-
-def test_a_revocation_survives_the_next_start(keys: Path) -> None:
-    signer = load_signer(keys)
-    path = ensure_trust(keys, signer, (), NOW_S)
-    trust = load_trust(path)
-    revoked = trust.keys[0].model_copy(update={"revoked_at": "2026-01-01T00:00:00Z"})
-    path.write_bytes(jcs(trust.model_copy(update={"keys": (revoked,)})))
-    ensure_trust(keys, signer, (ONE,), NOW_S)
-    assert load_trust(path).keys[0].revoked_at == "2026-01-01T00:00:00Z"
-
-
-_GOOD = jcs(TrustRoot(schema_version="trust/1", assurance="single_operator", keys=(), policy_digests=()))
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"", b"{}", b"null", _GOOD[:-1] + b',"extra":1}', _GOOD[:-1] + b',"keys":[]}', b"\xef\xbb\xbf" + _GOOD,
-        _GOOD.replace(b"trust/1", b"trust/2"), _GOOD.replace(b"single_operator", b"anything"), b" " * 1_100_000,
-    ],
-)  # fmt: skip
-def test_a_trust_root_that_is_not_one_is_refused(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "trust.json"
-    path.write_bytes(data)
-    with pytest.raises(InputError) as caught:
-        load_trust(path)
-    assert caught.value.code == "TRUST_INVALID" and caught.value.remedy
-
-
-def test_a_trust_root_that_is_not_there_is_never_looked_for_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "trust.json").write_bytes(_GOOD)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="TRUST_INVALID"):
-        load_trust(tmp_path / "keys" / "trust.json")
+    assert signer.hint == hint_of(signer.public_key) == encoded.decode()
 
 
 def test_a_signer_says_its_hint_and_not_its_key() -> None:
     signer = Signer(ec.generate_private_key(ec.SECP256R1()))
     assert repr(signer) == f"Signer(hint={signer.hint!r})"
+
+
+# --- keys elsewhere ---------------------------------------------------------------------------------------------------
+
+
+def test_a_key_file_is_named_by_its_uri(keys: Path) -> None:
+    signer = load_signer(keys)
+    assert open_signer(f"file2:{keys / SIGNER_KEY}").hint == signer.hint
+
+
+@pytest.mark.parametrize(
+    ("uri", "public", "code"),
+    [
+        ("file2:signer.pem", False, "KEY_URI_INVALID"), ("file2:/nonexistent/key.pem", False, "KEY_URI_INVALID"),
+        ("nope:key", True, "KEY_URI_INVALID"), ("awskms:key", False, "KEY_URI_INVALID"),
+        ("awskms:key", True, "KEY_SERVICE_MISSING"),
+        ("gcpkms:projects/p", True, "KEY_SERVICE_MISSING"), ("azurekms:https://v", True, "KEY_SERVICE_MISSING"),
+        ("hsm:2?label=a", True, "KEY_URI_INVALID"), ("", True, "KEY_URI_INVALID"),
+    ],
+)  # fmt: skip
+def test_a_key_that_cannot_be_used_is_said_at_once(keys: Path, uri: str, public: bool, code: str) -> None:
+    (keys / "public.pem").write_text(load_signer(keys).public_pem)
+    with pytest.raises(InputError) as caught:
+        open_signer(uri, keys / "public.pem" if public else None)
+    assert caught.value.code == code and caught.value.remedy
+
+
+class _Service(Backend):
+    """A key management service that signs with another key than the one it was asked for, or does not answer."""
+
+    def __init__(self, named: Signer, used: CryptoSigner | None) -> None:
+        self._named, self._used = named, used
+
+    @property
+    def public_key(self) -> SSlibKey:
+        return SSlibKey("", "ecdsa", "ecdsa-sha2-nistp256", {"public": self._named.public_pem})
+
+    @classmethod
+    def from_priv_key_uri(cls, *_: object) -> _Service:
+        raise NotImplementedError
+
+    def sign(self, payload: bytes) -> Signature:
+        if self._used is None:
+            raise ConnectionError("no route")
+        return self._used.sign(payload)
+
+
+@pytest.mark.parametrize("used", [None, CryptoSigner.generate_ecdsa()])
+def test_a_service_that_signs_with_another_key_has_not_signed(keys: Path, used: CryptoSigner | None) -> None:
+    with pytest.raises(InfrastructureError, match="SIGNING_FAILED"):
+        Signer(_Service(load_signer(keys), used)).sign("text/plain", b"x")
+
+
+# --- rotation, revocation ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Ring:
+    """A home whose key signed the bundle in ``folder`` before ``NOW_S``; then time goes on."""
+
+    home: Home
+    keys: KeyRing
+    workshop: Workshop
+    folder: Path
+
+    def verdict(self, now_s: int = NOW_S + 100_000) -> tuple[str, tuple[str, ...]]:
+        report = verify_bundle(self.folder, load_trust(self.keys._trust.path, now_s=now_s), now_ms=now_s * 1000)
+        return report.verdict, report.codes
+
+
+@pytest.fixture
+def ring(tmp_path: Path, place: Callable[[dict[str, bytes]], Path]) -> Ring:
+    home = Home.open(tmp_path / "home")
+    keys = KeyRing(home)
+    keys.create(NOW_S - 60)
+    ensure_trust(home.keys, load_signer(home.signer).trusted(NOW_S - 60), (POLICY_DIGEST,), NOW_S - 60)
+    workshop = make_workshop(load_signer(home.signer))
+    return Ring(home, keys, workshop, place(workshop.files))
+
+
+def test_a_bundle_outlives_the_rotation_of_its_key(ring: Ring) -> None:
+    old, fresh = ring.keys.rotate(NOW_S + 10)
+    assert ring.verdict() == ("pass", ())
+    assert load_signer(ring.home.signer).hint == fresh != old == ring.workshop.signer.hint
+    assert [(key.hint, key.signs) for key in ring.keys.listed()] == [(old, False), (fresh, True)]
+
+
+def test_a_key_that_was_rotated_out_signs_nothing_new(ring: Ring, place: Callable[[dict[str, bytes]], Path]) -> None:
+    ring.keys.rotate(NOW_S - 10)
+    assert ring.verdict()[1] != ()
+
+
+def test_a_revocation_voids_every_bundle_of_the_key_but_those_kept(ring: Ring) -> None:
+    digest = ring.workshop.stamp["bundle_digest"]
+    ring.keys.rotate(NOW_S + 10)
+    ring.keys.revoke(ring.workshop.signer.hint, (), NOW_S + 20)
+    assert ring.verdict() == ("fail", ("SIGNER_UNTRUSTED",))
+    assert _said(lambda: ring.keys.revoke(ring.workshop.signer.hint, (digest,), NOW_S + 30)) == "KEY_REVOKED"
+
+
+def test_a_bundle_that_was_kept_stays_valid(ring: Ring) -> None:
+    ring.keys.revoke(ring.workshop.signer.hint, (ring.workshop.stamp["bundle_digest"],), NOW_S + 20)
+    assert ring.verdict() == ("pass", ())
+    other = ring.keys.trust().signers[0].kept
+    assert other == (ring.workshop.stamp["bundle_digest"],)
+    assert not any(key.signs for key in ring.keys.listed())
+
+
+def test_a_killed_rotation_is_finished_by_the_next_one(ring: Ring) -> None:
+    fresh = load_signer_into(ring.home.signer / "signer.new.pem")
+    assert ring.keys.rotate(NOW_S + 10)[1] == fresh
+    assert not (ring.home.signer / "signer.new.pem").exists()
+
+
+def load_signer_into(path: Path) -> str:
+    path.write_bytes(encode_new())
+    path.chmod(0o600)
+    return hint_of(load_or_create(path).public_key())
+
+
+def _said(action: Callable[[], object]) -> str:
+    with pytest.raises(Gen4Error) as caught:
+        action()
+    assert caught.value.remedy
+    return caught.value.code
+
+
+def test_what_cannot_be_done_is_refused(ring: Ring, tmp_path: Path) -> None:
+    assert _said(lambda: ring.keys.create(NOW_S)) == "KEY_EXISTS"
+    assert _said(lambda: ring.keys.revoke("nobody", (), NOW_S)) == "KEY_UNKNOWN"
+    empty = KeyRing(Home.open(tmp_path / "empty"))
+    assert _said(lambda: empty.rotate(NOW_S)) == "KEY_MISSING"
+    assert _said(empty.listed) == "TRUST_MISSING"
+
+
+def test_a_root_key_elsewhere_has_to_be_brought(ring: Ring, tmp_path: Path) -> None:
+    place = tmp_path / "safe.pem"
+    fingerprint = ring.keys.move_root(place, NOW_S + 5)
+    assert not (ring.home.keys / ROOT_KEY).exists() and stat.S_IMODE(place.stat().st_mode) == 0o600
+    assert _said(lambda: ring.keys.rotate(NOW_S + 10)) == "ROOT_KEY_AWAY"
+    assert load_signer(ring.home.signer).hint == ring.workshop.signer.hint  # nothing was begun
+    KeyRing(ring.home, place).rotate(NOW_S + 10)
+    assert ring.verdict() == ("pass", ()) and fingerprint == hint_of(load_or_create(place).public_key())
+    assert _said(lambda: KeyRing(ring.home, place).move_root(place, NOW_S)) == "ROOT_KEY_PLACE"
+    stranger = tmp_path / "stranger.pem"
+    assert _said(lambda: KeyRing(ring.home, stranger).rotate(NOW_S + 20)) == "ROOT_KEY_AWAY"
+    load_signer_into(stranger)
+    assert _said(lambda: KeyRing(ring.home, stranger).rotate(NOW_S + 20)) == "ROOT_KEY_OTHER"
+
+
+def test_the_key_of_an_earlier_release_goes_to_the_signer(tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "home")
+    old = load_signer(home.keys).hint
+    adopt_key(home)
+    adopt_key(home)
+    assert load_signer(home.signer).hint == old and not (home.keys / SIGNER_KEY).exists()
+
+
+def test_policies_are_added_when_the_trust_file_is_issued(ring: Ring) -> None:
+    version = ring.keys.trust().version
+    issued = ring.keys.issue((ONE,), NOW_S + 7)
+    assert issued.version == version + 1 and set(issued.policy_digests) == {ONE, POLICY_DIGEST}
+    assert TrustStore(ring.home.keys).current() == issued
+    assert issued.signers[0].builder_ids == (BUILDER_ID,)

@@ -402,7 +402,8 @@ def test_content_under_a_false_name_is_refused(
 @pytest.mark.parametrize(
     "message",
     [
-        None, [], {}, {"op": "sign", "payload": "aGk="}, {"op": "seal"}, {"op": "seal", "keys": {}, "request": {}}, {"op": ["seal"]},
+        None, [], {}, {"op": "sign", "payload": "aGk="}, {"op": "seal"}, {"op": "seal", "keys": {}, "request": {}},
+        {"op": ["seal"]},
     ],
 )
 def test_calls_that_are_none(fabric: Fabric, message: Any) -> None:

@@ -212,8 +212,8 @@ def make_trust(*signers: Trusted, policies: tuple[str, ...] = (POLICY_DIGEST,)) 
     )  # fmt: skip
 
 
-def make_workshop() -> Workshop:
-    signer = Signer(ec.generate_private_key(ec.SECP256R1()))
+def make_workshop(signer: Signer | None = None) -> Workshop:
+    signer = signer or Signer(ec.generate_private_key(ec.SECP256R1()))
     inputs = make_inputs()
     members = assemble(inputs)
     request = make_request(inputs, members)

@@ -1,0 +1,192 @@
+"""``gen4 keys``: the signing keys of this home and the trust file that names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from activities.evidence.key_ring import KeyRing
+from activities.evidence.trusting import ROOT_PUBLIC, TRUST_FILE, read_trust
+from activities.record.store import now_ms
+from cli.fabric import Json
+from cli.local import LocalStore, open_local
+from cli.operator import SshKey, TokenFile, open_to_look, operator_of
+from cli.output import emit, show
+from schemas.error import InputError
+from schemas.event import Actor, EventDraft
+from schemas.model import Digest, Door
+from schemas.task import tenant_keys
+from workers.settings import Settings, read_settings
+
+RootKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--root-key", metavar="FILE", resolve_path=True, help="The root's private key, where it is not in this home."
+    ),
+]  # fmt: skip
+
+
+class _Kept(Door):
+    digest: Digest
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, help="Signing keys, and who is trusted.", rich_markup_mode="markdown")
+    app.add_typer(group, name="keys")
+
+    @group.command()
+    def new(
+        root: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="FILE", resolve_path=True, help="Make a new root key in FILE instead, to be kept elsewhere, and use it."
+            ),
+        ] = None,
+        root_key: RootKey = None, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
+    ) -> None:  # fmt: skip
+        """Make the first signing key of this home; `gen4 up` does it too.
+
+        With --root the trust file is signed by a new root key that does not stay in the home: whoever changes whom this home
+        trusts then needs it (--root-key FILE). Give `root.pub` to whoever verifies.
+
+        Example: `gen4 keys new --root /media/safe/root.pem`
+        """
+        local, ring, actor = _opened(root_key, token_file, ssh_key)
+        now_s = now_ms() // 1000
+        if root is not None:
+            fingerprint, public = ring.move_root(root, now_s), local.home.keys / ROOT_PUBLIC
+            _record(local, actor, "key.rotated", {"purpose": "root", "hint": fingerprint})
+            document: dict[str, Any] = {"root": fingerprint, "root_key": str(root), "root_public": str(public)}
+            emit(document) if as_json else show(f"root key {fingerprint} in {root}; its public key: {public}")
+        else:
+            ring.create(now_s)
+            (made,) = [key for key in ring.listed() if key.signs]
+            _record(local, actor, "key.created", {"purpose": "signing", "hint": made.hint})
+            emit(made) if as_json else show(f"{made.hint} signs from now on")
+
+    @group.command(name="list")
+    def list_keys(as_json: Json = False) -> None:
+        """Every signer that this home trusts, and its trust file.
+
+        Example: `gen4 keys list --json`
+        """
+        local = open_to_look(read_settings())
+        listed = KeyRing(local.home).listed()
+        loaded = read_trust(local.home.keys / TRUST_FILE, now_s=0)
+        trust = loaded.trust
+        facts = {
+            "version": trust.version, "issued_at": trust.issued_at, "expires_at": trust.expires_at, "sha256": loaded.sha256,
+            "root": loaded.root, "assurance": trust.assurance, "policy_digests": list(trust.policy_digests),
+        }  # fmt: skip
+        if as_json:
+            keys = [key.model_dump(mode="json", exclude_none=True) for key in listed]
+            emit({"trust": {name: value for name, value in facts.items() if value is not None}, "keys": keys})
+            return
+        show(f"trust file: version {trust.version}, sha256:{loaded.sha256}")
+        show(f"root key:   {loaded.root or 'none (made by an earlier release)'}, until {trust.expires_at or 'ever'}")
+        for key in listed:
+            ended = f"revoked at {key.revoked_at}" if key.revoked_at else f"until {key.valid_until}" if key.valid_until else ""
+            state = "signs now" if key.signs else ended or "valid"
+            show(f"{key.hint or key.issuer}  {key.profile}  {key.identity}  from {key.valid_from}  {state}")
+
+    @group.command()
+    def rotate(
+        root_key: RootKey = None, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False
+    ) -> None:
+        """Sign with a new key from now on. The old private key is destroyed; bundles that it signed stay valid.
+
+        A running signer uses the new key at its next call.
+
+        Example: `gen4 keys rotate`
+        """
+        local, ring, actor = _opened(root_key, token_file, ssh_key)
+        old, fresh = ring.rotate(now_ms() // 1000)
+        _record(local, actor, "key.rotated", {"purpose": "signing", "hint": fresh, "replaces": old})
+        document = {"hint": fresh, "replaces": old}
+        emit(document) if as_json else show(f"{fresh} signs from now on; bundles of {old} stay valid")
+
+    @group.command()
+    def revoke(
+        hint: Annotated[str, typer.Argument(help="The key, as `gen4 keys list` shows it.")],
+        reason: Annotated[str, typer.Option(help="Why; recorded with who did it.")],
+        keep: Annotated[
+            list[str] | None,
+            typer.Option(metavar="sha256:…", help="Digest of a bundle that stays valid all the same (repeatable)."),
+        ] = None,
+        root_key: RootKey = None, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
+    ) -> None:  # fmt: skip
+        """No bundle of this key is valid any more. It is never taken back.
+
+        Rotate first when it is the key that signs now. Verifiers learn it from the new trust file.
+
+        Example: `gen4 keys revoke HINT --reason "laptop was stolen" --keep sha256:4be1…`
+        """
+        local, ring, actor = _opened(root_key, token_file, ssh_key)
+        kept = tuple(_digest(text) for text in keep or ())
+        signs = any(key.hint == hint and key.signs for key in ring.listed())
+        revoked = ring.revoke(hint, kept, now_ms() // 1000)
+        _record(local, actor, "key.revoked", {"purpose": "signing", "hint": hint, "reason": reason, "kept": list(kept)})
+        if as_json:
+            emit({"hint": hint, "revoked_at": revoked.revoked_at, "kept": list(revoked.kept), "signs": signs})
+            return
+        show(f"{hint} is revoked; {len(revoked.kept)} of its bundles stay valid")
+        if signs:
+            show("it is the key that signs: nothing that it seals verifies until you run `gen4 keys rotate`")
+
+    @group.command()
+    def issue(
+        policy: Annotated[
+            list[str] | None, typer.Option(metavar="sha256:…", help="Digest of a further policy to trust (repeatable).")
+        ] = None,
+        root_key: RootKey = None, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
+    ) -> None:  # fmt: skip
+        """Sign the trust file anew, as its next version and for another year.
+
+        `gen4 up` does it by itself as long as the root key is in the home.
+
+        Example: `gen4 keys issue --policy sha256:… --root-key /media/safe/root.pem`
+        """
+        local, ring, actor = _opened(root_key, token_file, ssh_key)
+        policies = tuple(_digest(text) for text in policy or ())
+        trust = ring.issue(policies, now_ms() // 1000)
+        _record(local, actor, "config.changed", {"what": "trust", "version": trust.version, "policy_digests": list(policies)})
+        document = {"version": trust.version, "expires_at": trust.expires_at}
+        emit(document) if as_json else show(f"trust file: version {trust.version}, until {trust.expires_at}")
+
+
+def _opened(root_key: Path | None, token_file: Path | None, ssh_key: Path | None) -> tuple[LocalStore, KeyRing, Actor]:
+    settings = read_settings()
+    _refuse_foreign_signer(settings)
+    local = open_local(settings)
+    actor = operator_of(local, settings, "operator", "tenant_admin", token_file=token_file, ssh_key=ssh_key)
+    return local, KeyRing(local.home, root_key), actor
+
+
+def _refuse_foreign_signer(settings: Settings) -> None:
+    if settings.signer_socket is not None or settings.signing_key is not None:
+        raise InputError(
+            "KEY_ELSEWHERE", "the signing key of this fabric is not in its home",
+            "change it where it is (see docs/guides/signing.md), then run `gen4 up`, which names the new one in the trust file",
+        )  # fmt: skip
+
+
+def _record(
+    local: LocalStore, actor: Actor, kind: Literal["key.created", "key.rotated", "key.revoked", "config.changed"],
+    payload: dict[str, Any],
+) -> None:  # fmt: skip
+    keys = tenant_keys(local.tenant_id)
+    subject = payload.get("hint") or f"{payload.get('what')}/{payload.get('version')}"
+    draft = EventDraft(
+        kind=kind, task_id=keys.task_id, idempotency_key=f"{kind}/{payload.get('purpose', '')}/{subject}", payload=payload
+    )
+    local.chain.append(keys, actor, draft)
+
+
+def _digest(text: str) -> str:
+    try:
+        return _Kept(digest=text).digest
+    except ValueError as error:
+        raise InputError("DIGEST_INVALID", f"{text!r} is no digest", "give sha256: and 64 lower-case hex digits") from error
+
