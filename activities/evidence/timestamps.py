@@ -66,15 +66,15 @@ def _made_by(authority: Authority, response: TimeStampResponse, moment: datetime
 
 def _is_plain(raw: bytes) -> bool:
     """Raises ValueError when it is no DER."""
-    (_, response), *_ = _parts(raw)
-    status, token = _parts(response)
-    signed_data = _inner(_parts(token[1])[1])
-    version, _, _, *between, signers = _parts(signed_data)
-    (_, signer), *others = _parts(signers[1])
-    fields = _parts(signer)
+    (_, response), *_ = der_parts(raw)
+    status, token = der_parts(response)
+    signed_data = _inner(der_parts(token[1])[1])
+    version, _, _, *between, signers = der_parts(signed_data)
+    (_, signer), *others = der_parts(signers[1])
+    fields = der_parts(signer)
     if others or len(fields) != 6 or [tag for tag, _ in between] not in ([], [_CONTEXT_0]):
         return False
-    hash_, algorithm = _parts(fields[2][1])[0], _parts(fields[4][1])[0]
+    hash_, algorithm = der_parts(fields[2][1])[0], der_parts(fields[4][1])[0]
     return (
         _bytes(status) == _GRANTED and _bytes(version) == _CMS_3 and _bytes(fields[0]) == _SIGNER_1
         and [tag for tag, _ in fields[1:]] == [_SEQUENCE, _SEQUENCE, _CONTEXT_0, _SEQUENCE, _OCTETS]
@@ -84,11 +84,11 @@ def _is_plain(raw: bytes) -> bool:
 
 
 def _inner(context: tuple[int, bytes]) -> bytes:
-    (_, content), *_ = _parts(context[1])
+    (_, content), *_ = der_parts(context[1])
     return content
 
 
-def _parts(data: bytes) -> list[tuple[int, bytes]]:
+def der_parts(data: bytes) -> list[tuple[int, bytes]]:
     """Tags and contents of the DER values in a row."""
     found = []
     while data:
