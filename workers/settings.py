@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     """File or folder outside of the home that gets each signed checkpoint, too (``GEN4_CHECKPOINT_SINK``)."""
 
     executor_socket: Path | None = None
-    """Socket of an executor that the operator runs, with a user of its own (``GEN4_EXECUTOR_SOCKET``); default: one is started."""
+    """Socket of an executor that an operator runs, with a user of its own (``GEN4_EXECUTOR_SOCKET``); default: one is started."""
     signer_socket: Path | None = None
     """Socket of a signer that the operator runs, under a user of its own (``GEN4_SIGNER_SOCKET``); default: one is started."""
     signing_key: str | None = None
@@ -81,6 +81,12 @@ class Settings(BaseSettings):
     (``GEN4_SIGNING_KEY``); default: a file of the signer's own."""
     signing_public_key: Path | None = None
     """PEM file with the public key of one that is no file (``GEN4_SIGNING_PUBLIC_KEY``)."""
+    sigstore_config: Path | None = None
+    """Client trust configuration of Sigstore services, public or private (``GEN4_SIGSTORE_CONFIG``)."""
+    identity_token_file: Path | None = None
+    """File with an OIDC token, read anew for each signature: signs without a key of its own (``GEN4_IDENTITY_TOKEN_FILE``)."""
+    proof_of_time: Literal["none", "timestamp", "log"] = "none"
+    """What a signing key's signatures carry besides, from the services of the configuration (``GEN4_PROOF_OF_TIME``)."""
 
     policy_candidate: Path | None = None
     """Folder with another version of ``policies/`` that is evaluated beside the active one (``GEN4_POLICY_CANDIDATE``)."""
@@ -106,7 +112,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "home", "cache", "policy_candidate", "checkpoint_sink", "executor_socket", "signer_socket", "signing_public_key",
-        mode="after",
+        "sigstore_config", "identity_token_file", mode="after",
     )  # fmt: skip
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
