@@ -35,8 +35,6 @@ from schemas.trust import Trusted
 if TYPE_CHECKING:
     from activities.evidence.keyless import KeylessRefused
 
-_ABOUT_SIGNER = frozenset({"identity", "issuer", "root_missing", "root_not_pinned", "root_invalid"})
-"""Reasons that are no fault of the signature."""
 _LENGTH_ERRORS = ("missing", "too_long", "too_short")
 _ASK_SIGNER = "verify with the trust root of whoever sealed the bundle, obtained from them and not from the bundle"
 
@@ -98,13 +96,28 @@ def _sigstore(case: Case, envelope: Envelope) -> SigstoreBundle | Finding:
     material = bundle.verificationMaterial
     if (material.publicKey is None) == (material.certificate is None):
         return Finding(reason="envelope_shape", member=SIGSTORE_BUNDLE, expected="a key hint or a certificate", actual="not one")
-    if sigstore_bundle.encode(bundle) != case.need_file(SIGSTORE_BUNDLE):
+    if not _one_spelling(case, bundle):
         return Finding(reason="envelope_shape", member=SIGSTORE_BUNDLE, expected="canonical JSON", actual="another spelling")
     if not sigstore_bundle.same_envelope(bundle, envelope):
         return Finding(
             reason="envelope_mismatch", member=SIGSTORE_BUNDLE, expected=f"the envelope of {PROVENANCE}", actual="another"
         )
     return bundle
+
+
+def _one_spelling(case: Case, bundle: SigstoreBundle) -> bool:
+    """Canonical JSON, an empty key id where we write one and Sigstore does not, no time stamp twice.
+
+    Of what comes from Sigstore's services, their own reader checks the spelling of each value.
+    """
+    material, document = bundle.verificationMaterial, case.need_document(SIGSTORE_BUNDLE)
+    proofs = material.timestampVerificationData
+    if not material.tlogEntries and proofs is None and material.certificate is None:
+        return sigstore_bundle.encode(bundle) == case.need_file(SIGSTORE_BUNDLE)
+    stamps = [one.signedTimestamp for one in proofs.rfc3161Timestamps] if proofs is not None else []
+    named = "keyid" in document["dsseEnvelope"]["signatures"][0]
+    once = len(set(stamps)) == len(stamps)
+    return once and named == (material.certificate is None) and jcs(document) == case.need_file(SIGSTORE_BUNDLE)
 
 
 def _by_key(
@@ -139,6 +152,9 @@ def _prove_time(case: Case, trusted: Trusted) -> Finding | None:
     try:
         proven = keyless.proof_of_time(case.need_file(SIGSTORE_BUNDLE), trusted, _root_document(case, trusted))
     except keyless.KeylessRefused as refusal:
+        if refusal.untrusted:
+            case.refused_signer = _refused(refusal)
+            raise NotChecked("the trust file pins no root that could prove the time", _ASK_SIGNER) from refusal
         return _refused(refusal)
     case.proven_ms = proven.signed_at_ms
     return None
@@ -163,7 +179,7 @@ def _by_certificate(case: Case, payload_type: str) -> Finding | None:
         case.signer, case.proven_ms = trusted, facts.signed_at_ms
         return None
     assert refusal is not None
-    if refusal.reason in _ABOUT_SIGNER:
+    if refusal.untrusted:
         case.refused_signer = _refused(refusal)
         raise NotChecked("the signer is not the one that the trust file lists", _ASK_SIGNER)
     return _refused(refusal)

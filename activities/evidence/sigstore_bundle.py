@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.canonical import jcs, strict_json
+from schemas.canonical import jcs
 from schemas.evidence import (
     SIGSTORE_MEDIA_TYPE,
     BundleEnvelope,
@@ -25,15 +25,6 @@ def wrap(envelope: Envelope, hint: str) -> SigstoreBundle:
             signatures=(BundleSignature(sig=envelope.signatures[0].sig),),
         ),
     )
-
-
-def canonical(text: bytes) -> bytes:
-    """A Sigstore client's bundle as the verifier wants it: canonical JSON, without fields that say nothing.
-
-    Raises:
-        StrictJsonError, ValidationError: it is no bundle of the form that we read.
-    """
-    return encode(SigstoreBundle.model_validate(strict_json(text)))
 
 
 def encode(bundle: SigstoreBundle) -> bytes:
