@@ -141,8 +141,9 @@ def _trust(home: Home, client: SignerClient, policy_digest: str) -> Path:
     deadline = time.monotonic() + SIGNER_TIMEOUT_S
     while True:
         try:
-            signer, executors = client.signer()
-            return ensure_trust(home.keys, signer, (policy_digest,), now_ms() // 1000, executors)
+            found = client.signer()
+            now_s = now_ms() // 1000
+            return ensure_trust(home.keys, found.trusted, (policy_digest,), now_s, found.executors, found.trusted_roots)
         except InfrastructureError:
             if time.monotonic() > deadline:
                 raise

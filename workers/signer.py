@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from activities.evidence.establishing import Believed
 from activities.evidence.signer_service import SignerPorts, SignerService
-from activities.evidence.signing import StatementSigner, load_signer, open_signer
+from activities.evidence.signing import Signer, StatementSigner, load_signer, open_signer
 from activities.kernel.listening import Listener
 from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.record.git import require_git
@@ -45,12 +46,39 @@ class SignerOptions:
     policy_digests: frozenset[str]
     signing_key: str | None
     signing_public_key: Path | None
+    sigstore_config: Path | None
+    identity_token: Path | None
+    proof_of_time: Literal["none", "timestamp", "log"]
 
     def signer(self) -> StatementSigner:
-        """Opened anew for each call, so that a rotated key counts at once."""
+        """Opened anew for each call, so that a rotated key counts at once.
+
+        Raises:
+            InputError: SIGSTORE_CONFIG, and what is wrong with a key.
+        """
+        if self.identity_token is not None or self.proof_of_time != "none":
+            return self._by_services()
+        return self._key()
+
+    def _key(self) -> Signer:
         if self.signing_key is not None:
             return open_signer(self.signing_key, self.signing_public_key)
         return load_signer(self.home)
+
+    def _by_services(self) -> StatementSigner:
+        from activities.evidence.keyless_signing import KeylessSigner  # Sigstore takes half a second to import
+        from activities.evidence.timed_signing import TimedSigner
+
+        if self.sigstore_config is None:
+            remedy = "name in GEN4_SIGSTORE_CONFIG the client trust configuration of the services"
+            raise InputError("SIGSTORE_CONFIG", "no services are named", remedy)
+        if self.identity_token is not None:
+            return KeylessSigner(self.sigstore_config, self.identity_token)
+        try:
+            config = self.sigstore_config.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError("SIGSTORE_CONFIG", f"cannot read {self.sigstore_config}: {error}", "name a readable file") from error
+        return TimedSigner(self._key(), config, "log" if self.proof_of_time == "log" else "timestamp")
 
     def believed(self) -> Believed:
         separated = public_keys(self.separated_executors)
@@ -124,12 +152,16 @@ def read_options(arguments: list[str]) -> SignerOptions:
     parser.add_argument("--policy-digest", action="append", default=[], metavar="sha256:…", help="of a policy that may allow")
     parser.add_argument("--signing-key", help="URI of the key, e.g. awskms:…; default: a file in --home")
     parser.add_argument("--signing-public-key", type=Path, help="PEM file with its public key")
+    parser.add_argument("--sigstore-config", type=Path, help="client trust configuration of Sigstore services")
+    parser.add_argument("--identity-token", type=Path, help="file with an OIDC token: sign without a key of one's own")
+    parser.add_argument("--proof-of-time", choices=("none", "timestamp", "log"), default="none", help="for a key's signatures")
     found = parser.parse_args(arguments)
     clients = tuple(int(uid) for uid in found.clients.split(",") if uid) or (os.geteuid(),)
     return SignerOptions(
         home=found.home, socket=found.socket, cache=found.cache, clients=clients, executors=tuple(found.executors),
         separated_executors=tuple(found.separated_executors), policy_digests=frozenset(found.policy_digest),
-        signing_key=found.signing_key, signing_public_key=found.signing_public_key,
+        signing_key=found.signing_key, signing_public_key=found.signing_public_key, sigstore_config=found.sigstore_config,
+        identity_token=found.identity_token, proof_of_time=found.proof_of_time,
     )  # fmt: skip
 
 

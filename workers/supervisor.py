@@ -212,10 +212,12 @@ class Supervisor:
             "--cache", str(settings.cache), "--executors", str(self._home.executor / EXECUTOR_PUBLIC_KEY),
             "--policy-digest", policy_digest,
         ]  # fmt: skip
-        if settings.signing_key is not None:
-            argv += ["--signing-key", settings.signing_key]
-        if settings.signing_public_key is not None:
-            argv += ["--signing-public-key", str(settings.signing_public_key)]
+        chosen = {
+            "--signing-key": settings.signing_key, "--signing-public-key": settings.signing_public_key,
+            "--sigstore-config": settings.sigstore_config, "--identity-token": settings.identity_token_file,
+            "--proof-of-time": settings.proof_of_time,
+        }  # fmt: skip
+        argv += [str(word) for name, value in chosen.items() if value is not None for word in (name, value)]
         return [self._child("signer", argv, _answers(settings.signer_path))]
 
     def _candidate(self, opa: Path, credentials: Path, port: int) -> list[Child]:

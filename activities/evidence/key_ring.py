@@ -68,7 +68,7 @@ class KeyRing:
         self._add(new, now_s)
         os.replace(fresh, current)
         sync_folder(self.home.signer)
-        self._trust.change(lambda trust: _changed(trust, old.hint, {"valid_until": timestamp_of(now_s)}), now_s)
+        self._trust.change(lambda trust: _changed(trust, old.hint, {"valid_until": timestamp_of(now_s + 1)}), now_s)
         return old.hint, new.hint
 
     def revoke(self, hint: str, kept: tuple[str, ...], now_s: int) -> Trusted:

@@ -30,6 +30,15 @@ class Sealed:
 
 
 @dataclass(frozen=True)
+class AnsweringSigner:
+    """``executors``: public keys of those that it believes; ``trusted_roots``: JSON documents that verifiers have to pin."""
+
+    trusted: Trusted
+    executors: tuple[str, ...]
+    trusted_roots: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SignerClient:
     """One call is one connection. ``connect`` raises InfrastructureError when nobody answers."""
 
@@ -37,10 +46,12 @@ class SignerClient:
     blobs: BlobStore
     objects: ObjectStore
 
-    def signer(self) -> tuple[Trusted, tuple[str, ...]]:
-        """Who signs now, as the trust file of this home has to name it, and the public keys of executors that it believes."""
+    def signer(self) -> AnsweringSigner:
+        """Who signs now, as the trust file of this home has to name it."""
         answer = self._call({"op": "signer"})
-        return Trusted.model_validate(answer["signer"]), tuple(answer["executors"])
+        return AnsweringSigner(
+            Trusted.model_validate(answer["signer"]), tuple(answer["executors"]), tuple(answer["trusted_roots"])
+        )
 
     def seal(self, request: SealBundle, keys: TraceKeys, checkpoint: StampCheckpoint | None = None) -> Sealed:
         """Raises: what the signer refuses, with its code; InfrastructureError SIGNER_UNAVAILABLE."""

@@ -33,7 +33,7 @@ from activities.kernel import dsse
 from activities.kernel.channel import Channel, need
 from activities.record.commits import CommitInfo
 from activities.record.objects import ObjectStore
-from schemas.canonical import sha256_hex
+from schemas.canonical import jcs, sha256_hex
 from schemas.capabilities import SEAL_BUNDLE, SealBundle, SealRejection
 from schemas.error import Gen4Error, InputError, Refused
 from schemas.evidence import (
@@ -51,7 +51,7 @@ from schemas.gates import GateReport
 from schemas.model import BlobRef
 from schemas.rejection import MARKDOWN, REPORT
 from schemas.task import TraceKeys
-from schemas.trust import Trust
+from schemas.trust import PinnedRoot, Trust, Trusted
 from schemas.verdict import Judgement
 
 _AGAIN = "start the remediation again; what was recorded is kept"
@@ -104,8 +104,12 @@ class SignerService:
     def _signer(self, message: dict[str, Any], channel: Channel, supplies: _Sent) -> dict[str, Any]:
         believed = self._ports.believed()
         builders = (SEPARATED_BUILDER_ID,) if self._apart(channel) and believed.separated else ()
-        trusted = self._ports.signer().trusted(int(self._ports.now_s()), (BUILDER_ID, *builders))
-        return {"signer": trusted.model_dump(mode="json", exclude_none=True), "executors": list(believed.executors)}
+        signer = self._ports.signer()
+        named = trusted_of(signer, int(self._ports.now_s()), (BUILDER_ID, *builders))
+        return {
+            "signer": named.model_dump(mode="json", exclude_none=True), "executors": list(believed.executors),
+            "trusted_roots": [root.document for root in _pinned(signer)],
+        }  # fmt: skip
 
     def _seal(self, message: dict[str, Any], channel: Channel, supplies: _Sent) -> dict[str, Any]:
         keys, request = _read(TraceKeys, message, "keys"), _read(SealBundle, message, "request")
@@ -140,7 +144,7 @@ class SignerService:
         statement = rejection.statement(report)
         files = {
             REPORT: rejection.document(report), MARKDOWN: rejection.markdown(report).encode(),
-            statement.name: self._envelope(statement, self._ports.signer()),
+            **_signed(statement, self._ports.signer()),
         }  # fmt: skip
         return {"files": _encoded(files)}
 
@@ -159,16 +163,17 @@ class SignerService:
         folder: Path,
     ) -> tuple[GateReport, Trust]:  # fmt: skip
         """The Trust Gate's report on the very bytes that will leave, by a trust root that names this signer alone."""
-        now_s = int(self._ports.now_s())
+        now = self._ports.now_s()
+        now_s = int(now)
         trust = Trust(
             version=0, issued_at=timestamp_of(now_s), expires_at=None, assurance="single_operator",
-            signers=(signer.trusted(now_s - 1, (found.builder_id,)),),
+            signers=(trusted_of(signer, now_s - 1, (found.builder_id,)),), trusted_roots=_pinned(signer),
             policy_digests=tuple(sorted(self._ports.believed().policy_digests)),
         )  # fmt: skip
         directory, source = folder / "bundle", request.source
         publish(files, directory, lambda _: None)
         expected = external_parameters(keys.task_id, public_repository(source.repository), source.ref).model_dump()
-        report = verify_bundle(directory, trust, objects=self._objects, expected_parameters=expected, now_ms=now_s * 1000)
+        report = verify_bundle(directory, trust, objects=self._objects, expected_parameters=expected, now_ms=int(now * 1000))
         if report.verdict != "pass":
             raise Refused("BUNDLE_INVALID", f"what was made does not verify: {', '.join(report.codes)}", _AGAIN)
         return report, trust
@@ -192,10 +197,7 @@ class SignerService:
         ]  # fmt: skip
         if isinstance(signer, Signer):
             made += in_toto.metadata(stamp, small, signer.public_key)
-        return {one.name: self._envelope(one, signer) for one in made}
-
-    def _envelope(self, unsigned: Unsigned, signer: StatementSigner) -> bytes:
-        return unsigned.sealed(signer.signature(dsse.pae(unsigned.payload_type, unsigned.payload)))
+        return {name: data for one in made for name, data in _signed(one, signer).items()}
 
     @contextmanager
     def _supplies(self, channel: Channel) -> Iterator[_Sent]:
@@ -266,6 +268,29 @@ def _remove(folder: Path) -> None:
     for path in folder.iterdir():
         path.chmod(0o700)
     shutil.rmtree(folder)
+
+
+def trusted_of(signer: StatementSigner, now_s: int, builder_ids: tuple[str, ...]) -> Trusted:
+    """How a trust file names a signer."""
+    if isinstance(signer, Signer):
+        return signer.trusted(now_s, builder_ids)
+    return Trusted(
+        profile="keyless", identity=signer.identity, issuer=signer.key_or_issuer, builder_ids=builder_ids,
+        valid_from=timestamp_of(now_s), trusted_root_sha256=sha256_hex(signer.root_document.encode()),
+    )  # fmt: skip
+
+
+def _pinned(signer: StatementSigner) -> tuple[PinnedRoot, ...]:
+    document = signer.root_document
+    return (PinnedRoot(sha256=sha256_hex(document.encode()), document=document),) if document else ()
+
+
+def _signed(unsigned: Unsigned, signer: StatementSigner) -> dict[str, bytes]:
+    """A statement's envelope; of a keyless signer also the Sigstore bundle, which alone holds the certificate."""
+    if isinstance(signer, Signer):
+        return {unsigned.name: unsigned.sealed(signer.signature(dsse.pae(unsigned.payload_type, unsigned.payload)))}
+    signed = signer.sign_statement(unsigned.payload)
+    return {unsigned.name: jcs(signed.envelope), unsigned.name.replace(".intoto.", ".sigstore."): signed.bundle}
 
 
 def _encoded(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -40,7 +40,8 @@ class SignedStatement:
 
 
 class StatementSigner(Protocol):
-    """``key_or_issuer``: hint of the key, or the OIDC issuer of a keyless signature."""
+    """``key_or_issuer``: hint of the key, or the OIDC issuer of a keyless signature. ``root_document``: the trusted root, as JSON,
+    that a verifier has to pin; empty for a key alone."""
 
     @property
     def profile(self) -> Literal["key", "keyless"]: ...
@@ -48,12 +49,8 @@ class StatementSigner(Protocol):
     def identity(self) -> str: ...
     @property
     def key_or_issuer(self) -> str: ...
-    def trusted(self, now_s: int, builder_ids: tuple[str, ...] = (BUILDER_ID,)) -> Trusted:
-        """How a trust file names this signer, from ``now_s`` on."""
-
-    def signature(self, encoded: bytes) -> bytes:
-        """Over a pre-authentication encoding."""
-
+    @property
+    def root_document(self) -> str: ...
     def sign_statement(self, payload: bytes) -> SignedStatement: ...
 
 
@@ -61,14 +58,16 @@ class Signer:
     """An ECDSA P-256 key of profile ``key``; the private part never leaves the object, or was never in it."""
 
     profile: Literal["key"] = "key"
+    root_document: str = ""
+    """Trusted root, as JSON, of what proves when it signed."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey | Backend, identity: str = IDENTITY) -> None:
-        self._backend = CryptoSigner(key, _ssl_key(key.public_key())) if isinstance(key, ec.EllipticCurvePrivateKey) else key
+        self.backend = CryptoSigner(key, _ssl_key(key.public_key())) if isinstance(key, ec.EllipticCurvePrivateKey) else key
         self.identity = identity
 
     @property
     def public_pem(self) -> str:
-        pem: str = self._backend.public_key.keyval["public"]
+        pem: str = self.backend.public_key.keyval["public"]
         return pem
 
     @property
@@ -86,6 +85,7 @@ class Signer:
         return self.hint
 
     def trusted(self, now_s: int, builder_ids: tuple[str, ...] = (BUILDER_ID,)) -> Trusted:
+        """How a trust file names this signer, from ``now_s`` on."""
         return Trusted(
             profile=self.profile, identity=self.identity, builder_ids=builder_ids, valid_from=timestamp_of(now_s),
             hint=self.hint, public_key=self.public_pem,
@@ -94,7 +94,7 @@ class Signer:
     def signature(self, encoded: bytes) -> bytes:
         """Raises InfrastructureError SIGNING_FAILED when the key's service does not sign, or signs with another key."""
         try:
-            signature = bytes.fromhex(self._backend.sign(encoded).signature)
+            signature = bytes.fromhex(self.backend.sign(encoded).signature)
             self.public_key.verify(signature, encoded, ec.ECDSA(hashes.SHA256()))
         except Exception as error:  # each service raises its own
             why = f"nothing was signed: {type(error).__name__}: {error}"[:500]

@@ -23,7 +23,7 @@ from activities.record.key_files import replace
 from schemas.canonical import StrictJsonError, jcs, sha256_hex, strict_json
 from schemas.error import InputError
 from schemas.evidence import Envelope, TrustRoot, milliseconds_of, timestamp_of
-from schemas.trust import TRUST_TYPE, Trust, Trusted, from_trust_1
+from schemas.trust import TRUST_TYPE, PinnedRoot, Trust, Trusted, from_trust_1
 
 TRUST_FILE = "trust.json"
 ROOT_KEY = "root.pem"
@@ -150,9 +150,10 @@ class TrustStore:
 
 
 def ensure_trust(
-    keys: Path, signer: Trusted, policy_digests: tuple[str, ...], now_s: int, executors: tuple[str, ...] = ()
-) -> Path:
-    """Make the trust file of this home name ``signer``, ``executors`` and ``policy_digests``; a trust/1 becomes a trust/2.
+    keys: Path, signer: Trusted, policy_digests: tuple[str, ...], now_s: int, executors: tuple[str, ...] = (),
+    trusted_roots: tuple[str, ...] = (),
+) -> Path:  # fmt: skip
+    """Make the trust file of this home name all these; a trust/1 becomes a trust/2.
 
     What it lists already stays, revocations too: older bundles go on verifying, revoked keys stay revoked.
     """
@@ -163,6 +164,10 @@ def ensure_trust(
                 "signers": _with(trust.signers, signer),
                 "policy_digests": tuple(sorted({*trust.policy_digests, *policy_digests})),
                 "executors": tuple(sorted({*trust.executors, *executors})),
+                "trusted_roots": tuple(
+                    PinnedRoot(sha256=sha256_hex(text.encode()), document=text)
+                    for text in sorted({*(root.document for root in trust.trusted_roots), *trusted_roots})
+                ),
             }
         )
 
@@ -172,15 +177,23 @@ def ensure_trust(
 
 
 def same_signer(one: Trusted, other: Trusted) -> bool:
-    return (one.hint, one.identity, one.issuer) == (other.hint, other.identity, other.issuer)
+    """The same key; or the same identity, certified by the same authority."""
+    if one.profile == "key" or other.profile == "key":
+        return one.hint is not None and one.hint == other.hint
+    facts = [(signer.identity, signer.issuer, signer.trusted_root_sha256) for signer in (one, other)]
+    return facts[0] == facts[1]
 
 
 def _with(signers: tuple[Trusted, ...], signer: Trusted) -> tuple[Trusted, ...]:
     known = [one for one in signers if same_signer(one, signer)]
     if not known:
         return (*signers, signer)
-    builders = tuple(sorted({*known[0].builder_ids, *signer.builder_ids}))
-    return tuple(one.model_copy(update={"builder_ids": builders}) if one is known[0] else one for one in signers)
+    # What it signed without a proof of time stays valid, so ``require`` is what it was at first.
+    now = {
+        "builder_ids": tuple(sorted({*known[0].builder_ids, *signer.builder_ids})),
+        "trusted_root_sha256": signer.trusted_root_sha256 or known[0].trusted_root_sha256,
+    }
+    return tuple(one.model_copy(update=now) if one is known[0] else one for one in signers)
 
 
 def _empty() -> Trust:

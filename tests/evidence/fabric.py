@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from activities.compile.activities import CompileActivities
 from activities.evidence.activities import EvidenceActivities, EvidencePorts, SigningActivities
 from activities.evidence.establishing import Believed
 from activities.evidence.signer_client import SignerClient
-from activities.evidence.signer_service import SignerPorts, SignerService
-from activities.evidence.signing import Signer, load_signer
+from activities.evidence.signer_service import SignerPorts, SignerService, trusted_of
+from activities.evidence.signing import Signer, StatementSigner, load_signer
 from activities.evidence.trusting import ensure_trust
 from activities.kernel.acting import Acting, as_acting
 from activities.kernel.channel import connect
@@ -46,6 +46,7 @@ from schemas.capabilities import (
     VerifyBundle,
 )
 from schemas.event import Actor
+from schemas.evidence import BUILDER_ID
 from schemas.gates import GateReport
 from schemas.task import Source, TraceKeys
 from schemas.test_command import parse_test_command
@@ -183,7 +184,12 @@ def running_signer(ports: SignerPorts, socket: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def make_fabric(root: Path, policy: PolicyPort, now_s: int = NOW_S) -> Iterator[Fabric]:
+def make_fabric(
+    root: Path, policy: PolicyPort, now_s: Callable[[], float] = lambda: float(NOW_S), signing: StatementSigner | None = None
+) -> Iterator[Fabric]:
+    """Args:
+    signing: who signs; default: the key in the signer's folder, as it is at each call.
+    """
     home = Home.open(root / "home")
     home.signer.mkdir(mode=0o700)
     blobs, objects = BlobStore(home.blobs, "local"), ObjectStore.open(home.objects)
@@ -199,15 +205,18 @@ def make_fabric(root: Path, policy: PolicyPort, now_s: int = NOW_S) -> Iterator[
         python_version=inputs.lock.python_version, platform=inputs.lock.platform,
     )  # fmt: skip
     signer, executor = load_signer(home.signer), ec.generate_private_key(ec.SECP256R1())
+    began = int(now_s()) - 60
+    named, document = trusted_of(signing or signer, began, (BUILDER_ID,)), (signing or signer).root_document
     ports = EvidencePorts(
         blobs=blobs, objects=objects, bundles=home.bundles, attestations=home.attestations, rejections=home.rejections,
-        trust=ensure_trust(home.keys, signer.trusted(now_s - 60), (POLICY_DIGEST,), now_s - 60), base_packages=lambda _: PACKAGES,
-        gen4_version="0.1.0", git_version="2.39.5", now_s=lambda: float(now_s),
+        trust=ensure_trust(home.keys, named, (POLICY_DIGEST,), began, trusted_roots=(document,) if document else ()),
+        base_packages=lambda _: PACKAGES,
+        gen4_version="0.1.0", git_version="2.39.5", now_s=now_s,
     )  # fmt: skip
     believed = Believed(executors=(pem_of(executor.public_key()),), policy_digests=frozenset({POLICY_DIGEST}))
     service = SignerPorts(
-        folder=home.signer, own_uid=os.geteuid(), signer=lambda: load_signer(home.signer), believed=lambda: believed,
-        base_packages=lambda _: PACKAGES, gen4_version="0.1.0", git_version="2.39.5", now_s=lambda: float(now_s),
+        folder=home.signer, own_uid=os.geteuid(), signer=lambda: signing or load_signer(home.signer), believed=lambda: believed,
+        base_packages=lambda _: PACKAGES, gen4_version="0.1.0", git_version="2.39.5", now_s=now_s,
     )  # fmt: skip
     socket = home.run / "signer.sock"
     client = SignerClient(lambda: connect(socket), blobs, objects)

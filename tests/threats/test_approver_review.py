@@ -62,7 +62,7 @@ class Sealed:
 
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory, opa: RunningOpa) -> Iterator[Sealed]:
-    with make_fabric(tmp_path_factory.mktemp("review"), opa.engine, now_s=int(time.time())) as fabric:
+    with make_fabric(tmp_path_factory.mktemp("review"), opa.engine, now_s=time.time) as fabric:
         key, store = ensure_operator(fabric.home), Store.open(f"sqlite:///{fabric.home.store}")
         bundle = fabric.sealed().bundle
         action = Action(
