@@ -149,7 +149,7 @@ class TestRun(Payload):
     status: RunStatus
     codes: tuple[str, ...] = ()
     """Why nothing may be concluded, e.g. TESTS_NONE_COLLECTED, MODULES_OUTSIDE_TREE, RUN_TIMEOUT, HARNESS_BROKEN; TEST_TIMEOUT
-    only explains: its test is ``failed``."""
+    only explains: its test is ``failed``; PYTEST_CHANGED says that parts of pytest were replaced, as some suites do."""
     message: str = ""
     outcomes: BlobRef
     outcomes_sha256: Sha256
@@ -168,6 +168,8 @@ class TestRun(Payload):
     """JCS of :data:`Coverage`; None where it was not measured."""
     timings: BlobRef | None = None
     """JCS ``{nodeid: microseconds of its call phase}``; never part of evidence that is compared byte by byte."""
+    executor: str = ""
+    """Hint of the key of the executor that ran it, see :func:`activities.kernel.signing_keys.hint_of`."""
     network: tuple[str, ...] = ()
     """Tests (at most 100) that tried to use the network, for the explanation of a flake."""
 

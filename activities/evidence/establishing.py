@@ -39,12 +39,19 @@ from schemas.regression import Waiver
 from schemas.request import InvalidRequest
 from schemas.test_command import parse_test_command
 from schemas.testing import EnvironmentLock, Outcomes, RunVariant, TestRun, outcomes_sha256, read_lock
-from schemas.verdict import HARNESS_TAMPERED, Judgement, judge_recorded, mended_tests, unproven
+from schemas.verdict import (
+    HARNESS_TAMPERED,
+    INFORMATIVE_CODES,
+    PYTEST_CHANGED,
+    Judgement,
+    judge_recorded,
+    mended_tests,
+    unproven,
+)
 
 MINIMUM_RUNS = 2
 PROBED = 50
 """Mended tests that the probe has to run, from the first."""
-_INFORMATIVE = frozenset({"TEST_TIMEOUT"})
 _OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
 _AGAIN = "start the remediation again; what was recorded is kept"
 _PLAIN = ReceiptVariant.model_validate(RunVariant().model_dump())
@@ -104,6 +111,7 @@ def establish(request: SealBundle, supplies: Supplies, believed: Believed, circu
     judgement = _judgement(request, supplies, outcomes, waivers)
     raising = probe_tree(supplies.tree(request.source.base_tree), request.source.base_tree, harness)
     probe = _probe(request, supplies, witness, raising, judgement, outcomes[1])
+    _same_pytest(base, [*patched, *rerun, *probe])
     _policy(request, believed)
     _regression(request.regression, judgement, waivers)
     _passed(request.determinism, "determinism")
@@ -271,9 +279,18 @@ def _untampered(receipt: RunReceipt) -> None:
         raise Refused("HARNESS_TAMPERED", f"in run {receipt.receipt_id} {seen}", "read what the patch does to its own tests")
 
 
+def _same_pytest(base: Sequence[Witnessed], others: Sequence[Witnessed]) -> None:
+    """The patch does not begin to replace parts of pytest."""
+    if not any(PYTEST_CHANGED in one.receipt.codes for one in base) and (
+        begins := next((one.receipt for one in others if PYTEST_CHANGED in one.receipt.codes), None)
+    ):
+        message = f"in run {begins.receipt_id} parts of pytest were replaced, which the base tree does not do"
+        raise Refused("HARNESS_TAMPERED", message, "read what the patch does to its own tests")
+
+
 def _conclusive(receipt: RunReceipt) -> None:
     """A probe of some tests may find none of them; nothing is concluded from those that it does not find."""
-    if not receipt.sentinels.planted or receipt.status not in ("passed", "failed") or set(receipt.codes) - _INFORMATIVE:
+    if not receipt.sentinels.planted or receipt.status not in ("passed", "failed") or set(receipt.codes) - INFORMATIVE_CODES:
         raise Refused("RUN_INCONCLUSIVE", f"run {receipt.receipt_id}: {receipt.status} {', '.join(receipt.codes)}", _AGAIN)
 
 

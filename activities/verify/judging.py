@@ -7,11 +7,19 @@ from dataclasses import dataclass, replace
 
 from activities.verify.diagnosing import ObservedRun, TreeRuns, explain, flakes_of
 from schemas.testing import Flake, outcomes_sha256
-from schemas.verdict import HARNESS_TAMPERED, Judgement, Verdict, judge, mended_tests, tampered, unproven
+from schemas.verdict import (
+    HARNESS_TAMPERED,
+    INFORMATIVE_CODES,
+    PYTEST_CHANGED,
+    Judgement,
+    Verdict,
+    judge,
+    mended_tests,
+    tampered,
+    unproven,
+)
 
 MINIMUM_RUNS = 2
-_INFORMATIVE = frozenset({"TEST_TIMEOUT"})
-"""Codes of a run that do not void it: a test that never ends is a failing test."""
 _NAMED = 5
 """How many test ids a message names."""
 _MENDED = 50
@@ -41,7 +49,8 @@ def rule(evidence: Evidence, named_targets: tuple[str, ...] = (), waived: tuple[
     """Decide a patch.
 
     1. A run that the machine failed decides nothing: ``infra_error``.
-    2. A run that something tampered with, be it a single one: ``rejected`` (HARNESS_TAMPERED).
+    2. A run that something tampered with, be it a single one: ``rejected`` (HARNESS_TAMPERED); likewise one in which parts of
+       pytest were replaced, where the base tree does not do that.
     3. Fewer than two plain runs of a tree, or plain runs that disagree: ``irreproducible``, with what explains it.
     4. A run that cannot be believed (no tests, modules outside the tree, time out): ``rejected`` with its code.
     5. The test ids decide.
@@ -77,8 +86,10 @@ def _failed_by_the_machine(evidence: Evidence) -> Ruling | None:
 
 
 def _tampered_with(evidence: Evidence) -> Ruling | None:
+    changed_before = any(PYTEST_CHANGED in observed.run.codes for observed in evidence.base.plain)
     for name, observed in _every(evidence):
-        if HARNESS_TAMPERED in observed.run.codes:
+        began = PYTEST_CHANGED in observed.run.codes and not changed_before and name != "base"
+        if HARNESS_TAMPERED in observed.run.codes or began:
             why = observed.run.message or "a test that had to fail did not"
             return _without_tests("rejected", (HARNESS_TAMPERED,), f"the {name} tree decides its outcomes itself: {why}")
     return None
@@ -100,7 +111,7 @@ def _disagreeing(plain: tuple[tuple[str, Sequence[ObservedRun]], ...], evidence:
 
 def _not_to_be_believed(plain: tuple[tuple[str, Sequence[ObservedRun]], ...]) -> Ruling | None:
     for name, runs in plain:
-        codes = tuple(code for code in runs[0].run.codes if code not in _INFORMATIVE)
+        codes = tuple(code for code in runs[0].run.codes if code not in INFORMATIVE_CODES)
         if codes:
             return _without_tests("rejected", codes, f"the {name} tree: {runs[0].run.message or ', '.join(codes)}")
     return None

@@ -9,6 +9,7 @@ import traceback
 from typing import Any, NoReturn
 
 from .child import Reporter, leave
+from .integrity import Integrity
 from .measuring import Lines
 from .network import NetworkWatch
 from .planting import Planting
@@ -55,9 +56,10 @@ def _run(order: dict[str, Any], report: Reporter) -> int:
     except ModuleNotFoundError:
         return PYTEST_MISSING
     report("runner", version=str(pytest.__version__))
+    integrity = Integrity(report)
     planting = Planting(order["sentinels"], report, alone=bool(selection.done))
     plugins = [
-        PutTreeFirst(target), Reporting(target, selection, report, network, lines), planting,
+        PutTreeFirst(target), Reporting(target, selection, report, network, lines), planting, integrity,
         leaving_out(selection, pytest.__version__),
     ]  # fmt: skip
     if lines is not None:

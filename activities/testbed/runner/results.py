@@ -11,7 +11,9 @@ from .sentinels import Sentinels
 _ORDER = ("passed", "skipped", "xfailed", "xpassed", "failed", "error")
 _MAX_DETAILS = 100
 _MAX_NETWORK = 100
-_ONLY_EXPLAIN = frozenset({"TEST_TIMEOUT", "MODULES_OUTSIDE_TREE", "HARNESS_TAMPERED"})
+PYTEST_CHANGED = "PYTEST_CHANGED"
+"""Parts of pytest were replaced. Some suites do that; a patch that starts it is not believed."""
+_ONLY_EXPLAIN = frozenset({"TEST_TIMEOUT", "MODULES_OUTSIDE_TREE", "HARNESS_TAMPERED", PYTEST_CHANGED})
 """Codes of runs that nevertheless go through to their end."""
 
 
@@ -52,6 +54,7 @@ class Results:
         self._finished = False
         self._failed = False
         self._session: int | None = None
+        self._intact = False
         self._us: int | None = None
         self._left: dict[str, None] = {}
 
@@ -108,6 +111,10 @@ class Results:
         elif kind == "lines":
             if self._measures is not None:
                 self._measures.take_lines(event)
+        elif kind == "intact":
+            self._intact = True
+            if event["changed"]:
+                self._code(PYTEST_CHANGED, "replaced while the tests ran: " + ", ".join(event["changed"]))
         elif kind == "session":
             self._session = event["exit_code"]
         elif kind == "runner":
@@ -195,6 +202,8 @@ class Results:
         """What pytest itself counted, and how its process ended, against what it reported."""
         if self._session is None:
             return  # pytest did not get as far as a session
+        if not self._intact:
+            self._code("HARNESS_TAMPERED", "nobody looked whether pytest is whole")
         if status != (self._exit_code or 0) & 0xFF:
             self._code("HARNESS_TAMPERED", f"pytest reported exit code {self._exit_code}, its process ended with {status}")
         if self._session == 0 and self._failed:

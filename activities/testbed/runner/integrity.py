@@ -1,0 +1,94 @@
+"""Was pytest still pytest at the end? Code under test shares its process, so whoever replaces a part of it is found out there.
+
+A replacement that takes itself back in time is not: this makes tampering evident, it does not make it impossible.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
+
+from .child import Reporter
+
+_WATCHED = frozenset({"pytest", "_pytest", "pluggy", "unittest", "builtins", "_gen4"})
+_MAX_NAMES = 20
+
+
+class Integrity:
+    """Pytest plugin. Reports ``intact``, with the names of what was replaced since anything of the tree was loaded."""
+
+    def __init__(self, report: Reporter) -> None:
+        self._report = report
+        self._functions: dict[str, object] = {}
+        self._hooks: list[tuple[Any, Any, Any]] = []
+
+    def pytest_load_initial_conftests(self, early_config: Any) -> None:
+        # Behind the plugins that add to pytest themselves, before the first conftest: of all that load some, pytest's is last.
+        self._functions = dict(_functions(_modules()))
+        hook = early_config.pluginmanager.hook
+        callers = [getattr(hook, name) for name in sorted(vars(hook)) if name.startswith("pytest_")]
+        self._hooks = [(caller, implementation, implementation.function) for caller in callers for implementation in _of(caller)]
+
+    def pytest_sessionfinish(self) -> None:
+        self._report("intact", changed=self._changed()[:_MAX_NAMES])
+
+    def _changed(self) -> list[str]:
+        now = dict(_functions(_modules()))
+        changed = {name for name, function in self._functions.items() if now.get(name) is not function}
+        changed |= {name for name in now.keys() - self._functions.keys() if _takes_over(name, self._functions)}
+        for caller, implementation, function in self._hooks:
+            if implementation not in _of(caller) or implementation.function is not function:
+                changed.add(f"hook {caller.name}")
+        if sys.getprofile() is not None:
+            changed.add("sys.setprofile")
+        return sorted(name.replace("#", ".") for name in changed)
+
+    pytest_sessionfinish.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
+
+
+def _modules() -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in sorted(sys.modules.items()) if name.partition(".")[0] in _WATCHED]
+
+
+def _functions(modules: list[tuple[str, Any]]) -> Iterator[tuple[str, object]]:
+    """Functions of modules and their code, members of classes (behind ``#``) and theirs."""
+    for name, module in modules:
+        for attribute, value in list(vars(module).items()):
+            if isinstance(value, type):
+                if value.__module__ == name:
+                    for member, found in list(vars(value).items()):
+                        yield from _code_of(f"{name}.{attribute}#{member}", found)
+            else:
+                yield from _code_of(f"{name}.{attribute}", value)
+
+
+def _code_of(name: str, value: Any) -> Iterator[tuple[str, object]]:
+    if isinstance(value, (classmethod, staticmethod)):
+        yield name, value
+        value = value.__func__
+    elif isinstance(value, property):
+        yield name, value
+        value = value.fget
+    elif callable(value):
+        yield name, value
+    if isinstance(value, FunctionType):
+        yield f"{name}.__code__", value.__code__
+
+
+def _takes_over(name: str, before: dict[str, object]) -> bool:
+    """A name that was added where it hides another: a member of a class that was there, a built-in of a module that was."""
+    owner = name.rpartition("#")[0]
+    if owner:
+        return any(known.startswith(f"{owner}#") for known in before)
+    module, _, attribute = name.rpartition(".")
+    return module != "builtins" and hasattr(builtins, attribute) and any(known.startswith(f"{module}.") for known in before)
+
+
+def _of(caller: Any) -> list[Any]:
+    try:
+        return list(caller.get_hookimpls())
+    except AttributeError:
+        return []
