@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Any
 
 import rfc8785
@@ -72,26 +73,18 @@ def strict_json(data: bytes) -> Any:
     return value
 
 
+_STRINGS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
+"""Strings, also one that never ends; possessive, so that no text takes long."""
+
+
 def _refuse_deep(text: str) -> None:
     if text.count("[") + text.count("{") <= MAX_DEPTH:
-        return  # cannot be too deep, and scanning character by character is slow
-    depth, in_string, escaped = 0, False, False
-    for char in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise StrictJsonError("depth", f"nested deeper than {MAX_DEPTH}")
-        elif char in "]}":
-            depth -= 1
+        return  # cannot be too deep
+    depth = 0
+    for bracket in re.finditer(r"[\[\]{}]", _STRINGS.sub("", text)):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > MAX_DEPTH:
+            raise StrictJsonError("depth", f"nested deeper than {MAX_DEPTH}")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
