@@ -85,6 +85,8 @@ class Settings(BaseSettings):
     """Client trust configuration of Sigstore services, public or private (``GEN4_SIGSTORE_CONFIG``)."""
     identity_token_file: Path | None = None
     """File with an OIDC token, read anew for each signature: signs without a key of its own (``GEN4_IDENTITY_TOKEN_FILE``)."""
+    signing_identity: str | None = None
+    """What certificates name, where that is not the token's subject or e-mail address (``GEN4_SIGNING_IDENTITY``)."""
     proof_of_time: Literal["none", "timestamp", "log"] = "none"
     """What a signing key's signatures carry besides, from the services of the configuration (``GEN4_PROOF_OF_TIME``)."""
 

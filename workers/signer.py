@@ -17,20 +17,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 from activities.evidence.establishing import Believed
 from activities.evidence.signer_service import SignerPorts, SignerService
 from activities.evidence.signing import Signer, StatementSigner, load_signer, open_signer
 from activities.kernel.listening import Listener
-from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.record.git import require_git
 from activities.record.home import private_folder
-from schemas.error import Gen4Error, InputError
+from schemas.error import Gen4Error, InfrastructureError, InputError
 from schemas.text import plain
 from workers.hiding import hide_memory
 from workers.logs import configure
 
 _PEM_END = "-----END PUBLIC KEY-----"
 _PEM_LIMIT = 1024 * 1024
+_PACKAGES: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class SignerOptions:
 
     home: Path
     socket: Path
-    cache: Path
+    packages: Path
+    """Folder with ``<base digest>.json``: which packages a base root filesystem is made of."""
     clients: tuple[int, ...]
     executors: tuple[Path, ...]
     separated_executors: tuple[Path, ...]
@@ -48,6 +51,7 @@ class SignerOptions:
     signing_public_key: Path | None
     sigstore_config: Path | None
     identity_token: Path | None
+    identity: str | None
     proof_of_time: Literal["none", "timestamp", "log"]
 
     def signer(self) -> StatementSigner:
@@ -73,7 +77,7 @@ class SignerOptions:
             remedy = "name in GEN4_SIGSTORE_CONFIG the client trust configuration of the services"
             raise InputError("SIGSTORE_CONFIG", "no services are named", remedy)
         if self.identity_token is not None:
-            return KeylessSigner(self.sigstore_config, self.identity_token)
+            return KeylessSigner(self.sigstore_config, self.identity_token, self.identity)
         try:
             config = self.sigstore_config.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -85,6 +89,16 @@ class SignerOptions:
         return Believed(
             executors=(*separated, *public_keys(self.executors)), separated=separated, policy_digests=self.policy_digests
         )
+
+
+    def base_packages(self, digest: str) -> Mapping[str, str]:
+        """Raises InfrastructureError ROOTFS_MISSING."""
+        path = self.packages / f"{digest.removeprefix('sha256:')}.json"
+        try:
+            return _PACKAGES.validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            remedy = "put the list that lies beside the executor's base there"
+            raise InfrastructureError("ROOTFS_MISSING", f"the packages of base {digest} are not in {path}", remedy) from error
 
 
 def public_keys(files: tuple[Path, ...]) -> tuple[str, ...]:
@@ -111,14 +125,10 @@ def serve(options: SignerOptions) -> None:
     hide_memory()
     private_folder(options.home)
     options.signer()  # a key that cannot be used is said now, not at the first seal
-    roots = RootFilesystems(options.cache)
-
-    def packages(digest: str) -> Mapping[str, str]:
-        return roots.packages(roots.open(digest))
-
     service = SignerService(
         SignerPorts(
-            folder=options.home, own_uid=os.geteuid(), signer=options.signer, believed=options.believed, base_packages=packages,
+            folder=options.home, own_uid=os.geteuid(), signer=options.signer, believed=options.believed, 
+            base_packages=options.base_packages,
             gen4_version=version("gen4"), git_version=require_git(),
         )
     )  # fmt: skip
@@ -142,7 +152,7 @@ def read_options(arguments: list[str]) -> SignerOptions:
     parser = argparse.ArgumentParser(prog="python -m workers.signer", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--home", type=Path, required=True, help="folder of the signer alone; it holds its key")
     parser.add_argument("--socket", type=Path, required=True, help="Unix socket to listen at")
-    parser.add_argument("--cache", type=Path, required=True, help="GEN4_CACHE, where base root filesystems are")
+    parser.add_argument("--packages", type=Path, required=True, help="folder with the package lists of base root filesystems")
     parser.add_argument("--clients", default="", metavar="UID,…", help="users that may call; default: its own")
     parser.add_argument("--executors", type=Path, action="append", default=[], help="PEM public keys of executors (repeatable)")
     parser.add_argument(
@@ -154,14 +164,15 @@ def read_options(arguments: list[str]) -> SignerOptions:
     parser.add_argument("--signing-public-key", type=Path, help="PEM file with its public key")
     parser.add_argument("--sigstore-config", type=Path, help="client trust configuration of Sigstore services")
     parser.add_argument("--identity-token", type=Path, help="file with an OIDC token: sign without a key of one's own")
+    parser.add_argument("--identity", help="what certificates name, where that is not the token's subject")
     parser.add_argument("--proof-of-time", choices=("none", "timestamp", "log"), default="none", help="for a key's signatures")
     found = parser.parse_args(arguments)
     clients = tuple(int(uid) for uid in found.clients.split(",") if uid) or (os.geteuid(),)
     return SignerOptions(
-        home=found.home, socket=found.socket, cache=found.cache, clients=clients, executors=tuple(found.executors),
+        home=found.home, socket=found.socket, packages=found.packages, clients=clients, executors=tuple(found.executors),
         separated_executors=tuple(found.separated_executors), policy_digests=frozenset(found.policy_digest),
         signing_key=found.signing_key, signing_public_key=found.signing_public_key, sigstore_config=found.sigstore_config,
-        identity_token=found.identity_token, proof_of_time=found.proof_of_time,
+        identity_token=found.identity_token, identity=found.identity, proof_of_time=found.proof_of_time,
     )  # fmt: skip
 
 

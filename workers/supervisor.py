@@ -209,12 +209,13 @@ class Supervisor:
         adopt_key(self._home)
         argv = [
             sys.executable, "-P", "-m", "workers.signer", "--home", str(self._home.signer), "--socket", str(settings.signer_path),
-            "--cache", str(settings.cache), "--executors", str(self._home.executor / EXECUTOR_PUBLIC_KEY),
+            "--packages", str(settings.cache / "roots"), "--executors", str(self._home.executor / EXECUTOR_PUBLIC_KEY),
             "--policy-digest", policy_digest,
         ]  # fmt: skip
         chosen = {
             "--signing-key": settings.signing_key, "--signing-public-key": settings.signing_public_key,
             "--sigstore-config": settings.sigstore_config, "--identity-token": settings.identity_token_file,
+            "--identity": settings.signing_identity,
             "--proof-of-time": settings.proof_of_time,
         }  # fmt: skip
         argv += [str(word) for name, value in chosen.items() if value is not None for word in (name, value)]
