@@ -50,11 +50,15 @@ def compare_coverage(base: Coverage, patched: Coverage, changed: ChangedLines, r
 def changed_lines(before: bytes | None, after: bytes) -> frozenset[int]:
     """Numbers of the lines of ``after`` that ``before`` does not have there; all of a file that is new or too long to compare."""
     old, new = (before or b"").splitlines(), after.splitlines()
+    shorter = min(len(old), len(new))
+    head = next((index for index in range(shorter) if old[index] != new[index]), shorter)
+    tail = next((index for index in range(shorter - head) if old[-1 - index] != new[-1 - index]), shorter - head)
+    middle = range(head, len(new) - tail)
     if before is None or len(old) + len(new) > _MOST_LINES:
-        return frozenset(range(1, len(new) + 1))
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    kept = {number for block in matcher.get_matching_blocks() for number in range(block.b + 1, block.b + block.size + 1)}
-    return frozenset(range(1, len(new) + 1)) - kept
+        return frozenset(number + 1 for number in middle)
+    matcher = difflib.SequenceMatcher(None, old[head : len(old) - tail], new[head : len(new) - tail])
+    kept = {head + number for block in matcher.get_matching_blocks() for number in range(block.b, block.b + block.size)}
+    return frozenset(number + 1 for number in middle if number not in kept)
 
 
 def _share(coverage: Coverage, paths: Iterable[str]) -> _Share:
