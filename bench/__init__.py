@@ -13,6 +13,7 @@ BENCHMARKS = {
     "throughput": "one-activity workflows a second through the gate and without it, on one Temporal server",
     "events": "appending and verifying events against bare writers and readers of the same rows",
     "ledger": "reserve and settle against the bare rows, on SQLite and PostgreSQL; memory of reconciling",
+    "evidence": "verifying a bundle against cosign, hashing against sha256sum, memory of a 500 MB trajectory",
     "simulator": "simulated events a second, and whether a million of them take more memory than a quarter",
 }
 """Name of the module: what it measures."""
