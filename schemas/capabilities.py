@@ -217,6 +217,18 @@ class RunTests(Payload):
     """Also coverage and timings."""
 
 
+class FindOther(Payload):
+    """``executors``: hints of those that have run it already."""
+
+    executors: tuple[str, ...]
+
+
+class OtherExecutor(Payload):
+    """``queue``: of a worker with another executor that polled lately; None: there is none."""
+
+    queue: str | None = None
+
+
 class RecallRuns(Payload):
     """Runs of the default variant that may be in the run cache, one request for each tree."""
 
@@ -252,6 +264,10 @@ RUN_TESTS = Capability(
     id="testbed.run_tests", input=RunTests, output=TestRun, side_effect="none", risk="medium", pool="adaptive",
     timeout=timedelta(hours=1), heartbeat=_BEAT,
     server="sandbox", metered=True,
+)
+FIND_OTHER = Capability(
+    id="testbed.find_other", input=FindOther, output=OtherExecutor, side_effect="read", risk="low", pool="stable",
+    timeout=timedelta(seconds=30),
 )
 RECALL_RUNS = Capability(
     id="testbed.recall_runs", input=RecallRuns, output=RecalledRuns, side_effect="read", risk="low", pool="stable",

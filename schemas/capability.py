@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from schemas.canonical import jcs_sha256
+from schemas.canonical import jcs_sha256, sha256_hex
 
 In = TypeVar("In", bound=BaseModel)
 Out = TypeVar("Out", bound=BaseModel)
@@ -24,6 +24,16 @@ WORKFLOW_QUEUE = "gen4"
 
 def queue_of(pool: Pool) -> str:
     return f"{WORKFLOW_QUEUE}.{pool}"
+
+
+def queue_beside(pool: Pool, executor: str) -> str:
+    """A second queue of a pool, served by the workers of one executor alone. ``executor``: hint of its key."""
+    return f"{queue_of(pool)}.{executor_tag(executor)}"
+
+
+def executor_tag(executor: str) -> str:
+    """16 hex digits that stand for an executor in the names of queues and pollers."""
+    return sha256_hex(executor.encode())[:16]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import re
+import time
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-from temporalio.api.enums.v1 import WorkflowExecutionStatus
+from temporalio.api.enums.v1 import TaskQueueType, WorkflowExecutionStatus
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from schemas.capability import queue_of
 from schemas.error import InfrastructureError
 from schemas.operations import RunFacts, RunStatus
 
 T = TypeVar("T")
 
 RPC_TIMEOUT = timedelta(seconds=10)
+POLLED_WITHIN_S = 65.0
+IDENTITY = "/executor:"
+"""Part of a worker's identity, before the tag of its executor."""
 HISTORY_TIMEOUT_S = 60.0
 _PREFIX = "WORKFLOW_EXECUTION_STATUS_"
 _STATUSES = frozenset({"RUNNING", "COMPLETED", "FAILED", "CANCELED", "TERMINATED", "TIMED_OUT", "CONTINUED_AS_NEW"})
@@ -53,6 +61,18 @@ class ServerExecutions:
         handle = self._client.get_workflow_handle(workflow_id, run_id=run_id)
         found = self._ask(handle.fetch_history(rpc_timeout=RPC_TIMEOUT), HISTORY_TIMEOUT_S)
         return None if found is None else found.to_json_dict()
+
+    def executors_polling(self, namespace: str) -> set[str]:
+        """Tags of the executors whose workers polled the adaptive pool within the time of one long poll."""
+        request = DescribeTaskQueueRequest(
+            namespace=namespace, task_queue=TaskQueue(name=queue_of("adaptive")),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+        )  # fmt: skip
+        found = self._ask(self._client.workflow_service.describe_task_queue(request, timeout=RPC_TIMEOUT))
+        fresh = time.time() - POLLED_WITHIN_S
+        pollers = () if found is None else found.pollers
+        tags = (poller.identity.rpartition(IDENTITY)[2] for poller in pollers if poller.last_access_time.seconds >= fresh)
+        return {tag for tag in tags if re.fullmatch("[0-9a-f]{16}", tag)}
 
     def _ask(self, coroutine: Coroutine[Any, Any, T], timeout: float = 15.0) -> T | None:
         """None where the server says that there is no such run, or that it has ended."""

@@ -42,7 +42,7 @@ from activities.record.payloads import PayloadVault
 from activities.record.run_cache import RunCache
 from activities.record.sink import Sink
 from activities.record.store import Store, now_ms
-from activities.testbed.activities import ComparingActivities, TestbedActivities
+from activities.testbed.activities import ComparingActivities, PlacementActivities, TestbedActivities
 from activities.testbed.environment import Environments
 from activities.testbed.harness import sandbox_spec
 from activities.testbed.recalling import RunCacheActivities
@@ -69,6 +69,8 @@ class Ports:
 
     kernel: Kernel
     implementers: tuple[object, ...]
+    executor: str
+    """Hint of the key of the executor that runs what comes to this process."""
     running: Running = field(default_factory=Running)
     """The sandboxes of this process."""
 
@@ -123,6 +125,7 @@ def open_ports(
         PolicyActivities(policy, blobs, objects, chain, roots=settings.repository_roots, hosts=settings.repository_hosts),
         ForgeActivities(store, objects, home.objects, home.keys, policy, rules),
         TestbedActivities(environments, runs),
+        PlacementActivities(partial(executions.executors_polling, settings.namespace)),
         ComparingActivities(Scanner(home, blobs, objects, environments, root, backend), testbed),
         RunCacheActivities(blobs, RunCache(store)),
         ExploreActivities(blobs, objects, Cursors(store), testbed),
@@ -133,7 +136,7 @@ def open_ports(
         SigningActivities(evidence, signer, partial(_last_checkpoint, Checkpoints(store))),
         CheckpointActivities(store, load_checkpoint_signer(home.keys), sink),
     )
-    return Ports(kernel, implementers, running)
+    return Ports(kernel, implementers, remote.executor_hint(), running)
 
 
 def _trust(home: Home, client: SignerClient, policy_digest: str) -> Path:

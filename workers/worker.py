@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -28,11 +29,12 @@ from activities.kernel.watching import StoreView, Watch
 from activities.record.home import Home
 from activities.record.kill_switches import KillSwitches
 from activities.record.store import now_ms
-from schemas.capability import WORKFLOW_QUEUE, Pool, queue_of
+from schemas.capabilities import RUN_TESTS
+from schemas.capability import WORKFLOW_QUEUE, Pool, executor_tag, queue_beside, queue_of
 from schemas.error import Gen4Error, InfrastructureError
 from schemas.text import plain
 from workers.client import connect
-from workers.executions import ServerExecutions
+from workers.executions import IDENTITY, ServerExecutions
 from workers.fabric import (
     ENDPOINTS,
     REFUSED_EXIT_CODE,
@@ -115,7 +117,8 @@ def _watched(ports: Ports) -> Watched:
 
 
 def workers(client: Client, ports: Ports) -> Iterator[Worker]:
-    """One for workflows, one per pool."""
+    """One for workflows, one per pool, and one for what must run with our executor."""
+    identity = f"{os.getpid()}@{socket.gethostname()}{IDENTITY}{executor_tag(ports.executor)}"
     yield Worker(
         client, task_queue=WORKFLOW_QUEUE, workflows=WORKFLOWS, workflow_runner=workflow_runner(),
         max_cached_workflows=CACHED_WORKFLOWS, graceful_shutdown_timeout=GRACE, disable_eager_activity_execution=True,
@@ -123,11 +126,16 @@ def workers(client: Client, ports: Ports) -> Iterator[Worker]:
     for pool, slots in SLOTS.items():
         check_registration(ports.implementers, pool, ports.kernel.catalogue)
         gate = Gate(client=client, kernel=ports.kernel, served=served_by(pool))
-        yield Worker(
-            client, task_queue=queue_of(pool), activities=activities_of(ports.implementers, pool), interceptors=[gate],
-            activity_executor=ThreadPoolExecutor(slots, thread_name_prefix=pool), max_concurrent_activities=slots,
-            graceful_shutdown_timeout=GRACE, max_heartbeat_throttle_interval=BEAT, default_heartbeat_throttle_interval=BEAT,
-        )  # fmt: skip
+        queues = {queue_of(pool): slots}
+        if pool == RUN_TESTS.pool:
+            queues[queue_beside(pool, ports.executor)] = 1
+        for queue, most in queues.items():
+            yield Worker(
+                client, task_queue=queue, activities=activities_of(ports.implementers, pool), interceptors=[gate],
+                activity_executor=ThreadPoolExecutor(most, thread_name_prefix=pool), max_concurrent_activities=most,
+                identity=identity,
+                graceful_shutdown_timeout=GRACE, max_heartbeat_throttle_interval=BEAT, default_heartbeat_throttle_interval=BEAT,
+            )  # fmt: skip
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:

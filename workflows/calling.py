@@ -18,13 +18,15 @@ RETRY = RetryPolicy(
 )
 """Unlimited: what must not be tried again is marked non-retryable by the gate, everything else is an outage."""
 
+TAKEN_UP_WITHIN = timedelta(seconds=10)
+"""Longest wait for a worker on a queue that is not its pool's own: it may have gone."""
 SUMMARY_BYTES = 200
 """What the server documents as the longest summary."""
 
 
 async def call(
     capability: Capability[In, Out], request: In, *, summary: str | None = None, timeout: timedelta | None = None,
-    attempts: int = 0,
+    attempts: int = 0, queue: str | None = None,
 ) -> Out:
     """Run ``capability`` on its pool.
 
@@ -32,6 +34,7 @@ async def call(
         summary: one line for the operator, shown beside the step in the Temporal UI; cut at 200 bytes.
         timeout: start-to-close, at most the ceiling of the capability (the default).
         attempts: give up after so many; 0: never, an outage is waited out.
+        queue: instead of the pool's own; nobody taking it up in time is an ActivityError, too.
 
     Raises:
         temporalio.exceptions.ActivityError: its cause is an ApplicationError whose type is the stable code and whose
@@ -41,8 +44,9 @@ async def call(
     result: Out = await workflow.execute_activity(
         capability.id,
         request,
-        task_queue=queue_of(capability.pool),
+        task_queue=queue or queue_of(capability.pool),
         result_type=capability.output,
+        schedule_to_start_timeout=TAKEN_UP_WITHIN if queue else None,
         start_to_close_timeout=min(timeout or capability.timeout, capability.timeout),
         heartbeat_timeout=capability.heartbeat,
         retry_policy=replace(RETRY, maximum_attempts=attempts),

@@ -235,7 +235,7 @@ class Compilation:
 
     async def _determinism(self, first: Evidence, rerun: Evidence) -> GateReport:
         request = DeterminismInput(
-            first=first.members, rerun=rerun.members, runs=self._job.context.config.runs, isolation="fresh_sandbox",
+            first=first.members, rerun=rerun.members, runs=self._job.context.config.runs, isolation=_isolation(first, rerun),
             reused=rerun.runs.reused, first_runs=first.runs.all, rerun_runs=rerun.runs.all,
             environment=first.environment, rerun_environment=rerun.environment,
         )  # fmt: skip
@@ -252,7 +252,7 @@ class Compilation:
             rerun_bundle_digest=rerun.members.bundle_digest, runs=self._job.context.config.runs,
             candidate_id=self._candidate_id(first.imported.patch), explorer_name=name, explorer_version=version,
             base_runs=first.runs.base, patched_runs=first.runs.patched, rerun_runs=rerun.runs.all, probe=first.probe,
-            waivers=self._job.waivers,
+            waivers=self._job.waivers, isolation=_isolation(first, rerun),
         )  # fmt: skip
 
     def _candidate_id(self, patch: Patch) -> str:
@@ -319,6 +319,12 @@ class Compilation:
             patch=first.imported.patch, policy=first.policy, gates=self._gates, stages=self._progress.stages,
             flakes=first.judged.flakes, **found,
         )  # fmt: skip
+
+
+def _isolation(first: Evidence, rerun: Evidence) -> Literal["other_worker", "fresh_sandbox"]:
+    """Another worker is one whose runs another executor makes."""
+    ours, others = first.runs.executors, rerun.runs.executors
+    return "other_worker" if ours and others and not set(ours) & set(others) else "fresh_sandbox"
 
 
 def _patch_of(job: CompileJob) -> dict[str, Any]:

@@ -7,11 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from temporalio.exceptions import ActivityError, TimeoutError
+
 from schemas.capabilities import (
+    FIND_OTHER,
     RECALL_RUNS,
     REMEMBER_RUNS,
     RUN_TESTS,
     DiagnosticRun,
+    FindOther,
     ImportedPatch,
     Judged,
     RecallRuns,
@@ -46,6 +50,11 @@ class Runs:
         return all(run.cached for run in self.all)
 
     @property
+    def executors(self) -> tuple[str, ...]:
+        """Hints of the executors that ran them."""
+        return tuple(sorted({run.executor for run in self.all if run.executor}))
+
+    @property
     def agree(self) -> bool:
         return all(len({run.outcomes_sha256 for run in runs}) == 1 for runs in (self.base, self.patched))
 
@@ -63,8 +72,18 @@ class TreeRuns:
         return await self._both(imported, environment, ("base", "patched"), runs, recall=self._job.cache)
 
     async def rerun(self, imported: ImportedPatch, environment: Environment, first: Runs) -> Runs:
-        """One run of each tree. What this Compile has just run itself is never taken for it."""
-        return await self._both(imported, environment, ("rerun", "rerun"), 1, recall=self._job.cache and first.reused)
+        """One run of each tree, with another executor where there is one. What this Compile has just run itself is never
+        taken for it."""
+        if not self._measured or first.reused:
+            return await self._both(imported, environment, ("rerun", "rerun"), 1, recall=self._job.cache and first.reused)
+        other = await call(FIND_OTHER, FindOther(executors=first.executors), summary="is there another executor?")
+        if other.queue is not None:
+            try:
+                return await self._both(imported, environment, ("rerun", "rerun"), 1, recall=False, queue=other.queue)
+            except ActivityError as error:
+                if not isinstance(error.cause, TimeoutError):
+                    raise
+        return await self._both(imported, environment, ("rerun", "rerun"), 1, recall=False)
 
     async def probe(self, imported: ImportedPatch, environment: Environment, judged: Judged) -> TestRun | None:
         """The mended tests while the touched functions raise; None where the patch touches no function."""
@@ -97,14 +116,15 @@ class TreeRuns:
             await call(REMEMBER_RUNS, RememberRuns(groups=fresh), summary="for equal runs")
 
     async def _both(
-        self, imported: ImportedPatch, environment: Environment, purposes: tuple[Purpose, Purpose], runs: int, *, recall: bool
-    ) -> Runs:
+        self, imported: ImportedPatch, environment: Environment, purposes: tuple[Purpose, Purpose], runs: int, *, recall: bool,
+        queue: str | None = None,
+    ) -> Runs:  # fmt: skip
         base = self._request(self._job.source.base_tree, environment, purposes[0])
         patched = self._request(imported.harness_tree, environment, purposes[1])
         recalled = await self._recalled((base, patched)) if recall else ((), ())
         return Runs(
-            recalled[0][:runs] or await self._repeated(base, "base tree", runs),
-            recalled[1][:runs] or await self._repeated(patched, "patched tree", runs),
+            recalled[0][:runs] or await self._repeated(base, "base tree", runs, queue),
+            recalled[1][:runs] or await self._repeated(patched, "patched tree", runs, queue),
         )
 
     async def _recalled(self, requests: tuple[RunTests, ...]) -> tuple[tuple[TestRun, ...], ...]:
@@ -113,10 +133,11 @@ class TreeRuns:
         found = await call(RECALL_RUNS, RecallRuns(requests=requests), summary="has it been run before?")
         return found.runs
 
-    async def _repeated(self, request: RunTests, name: str, runs: int) -> tuple[TestRun, ...]:
+    async def _repeated(self, request: RunTests, name: str, runs: int, queue: str | None) -> tuple[TestRun, ...]:
         with self._progress.stage(f"run {name}"):
             numbered = (request.model_copy(update={"ordinal": ordinal}) for ordinal in range(1, runs + 1))
-            return tuple(await asyncio.gather(*(call(RUN_TESTS, one, summary=f"{name}, run {one.ordinal}") for one in numbered)))
+            calls = (call(RUN_TESTS, one, summary=f"{name}, run {one.ordinal}", queue=queue) for one in numbered)
+            return tuple(await asyncio.gather(*calls))
 
     async def _diagnose(
         self, tree: str, name: Literal["base", "patched"], environment: Environment, variants: tuple[RunVariant, ...]

@@ -18,6 +18,10 @@ class Executions(Protocol):
         """End a run at once; False if it had ended."""
         ...
 
+    def executors_polling(self, namespace: str) -> set[str]:
+        """Tags of the executors whose workers polled for runs lately."""
+        ...
+
     def history(self, workflow_id: str, run_id: str) -> dict[str, Any] | None:
         """The whole history as JSON, payloads as they are on the wire; None: the server knows no such run."""
         ...

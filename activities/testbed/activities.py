@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from temporalio import activity
@@ -17,7 +17,18 @@ from activities.testbed.environment import Environments
 from activities.testbed.remote_runs import RemoteRuns
 from activities.testbed.run import TestBed
 from activities.testbed.scanning import Scanner
-from schemas.capabilities import PREPARE_ENVIRONMENT, RUN_BENCHMARK, RUN_TESTS, SCAN_TREE, PrepareEnvironment, RunTests
+from schemas.capabilities import (
+    FIND_OTHER,
+    PREPARE_ENVIRONMENT,
+    RUN_BENCHMARK,
+    RUN_TESTS,
+    SCAN_TREE,
+    FindOther,
+    OtherExecutor,
+    PrepareEnvironment,
+    RunTests,
+)
+from schemas.capability import executor_tag, queue_of
 from schemas.regression import BenchmarkSample, RunBenchmark, ScannedTree, ScanTree
 from schemas.testing import Environment, TestRun
 
@@ -45,6 +56,19 @@ class TestbedActivities:
     def run_tests(self, request: RunTests) -> TestRun:
         with beating():
             return self._runs.run(request, stop_if_cancelled, tenant_id=acting().keys.tenant_id)
+
+
+class PlacementActivities:
+    """Where a run may go besides the executor that has run it. ``polling``: tags of the executors whose workers polled lately."""
+
+    def __init__(self, polling: Callable[[], Collection[str]]) -> None:
+        self._polling = polling
+
+    @implements(FIND_OTHER)
+    def find_other(self, request: FindOther) -> OtherExecutor:
+        known = {executor_tag(executor) for executor in request.executors}
+        others = sorted(set(self._polling()) - known)
+        return OtherExecutor(queue=f"{queue_of(RUN_TESTS.pool)}.{others[0]}" if others else None)
 
 
 class ComparingActivities:

@@ -23,7 +23,7 @@ from activities.kernel.channel import Channel, Closed, need
 from activities.kernel.sandbox.broker import MAXIMUM, Broker, Tenant, parse, require_limits, require_root
 from activities.kernel.sandbox.held import Held
 from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
-from activities.kernel.signing_keys import pem_of
+from activities.kernel.signing_keys import hint_of, pem_of
 from activities.record.blobs import BlobStore
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
@@ -222,7 +222,8 @@ class Executing:
         run = seen.run
         about = Seen(tenant_id, harness_version(), seen.planted, seen.caught)
         envelope = receipts.sign(self._key, receipts.receipt_of(request, run, about))
-        run = run.model_copy(update={"receipt": results.put(envelope, "application/vnd.dsse.envelope.v1+json")})
+        receipt = results.put(envelope, "application/vnd.dsse.envelope.v1+json")
+        run = run.model_copy(update={"receipt": receipt, "executor": hint_of(self._key.public_key())})
         for reference in contents_of(run):
             channel.send({"blob": reference.model_dump(mode="json")}, results.get(reference))
         channel.send({"result": run.model_dump(mode="json")})

@@ -44,6 +44,7 @@ from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.record.run_cache import RunCache
 from activities.record.store import Store
+from activities.testbed.activities import PlacementActivities
 from activities.testbed.recalling import RunCacheActivities
 from activities.testbed.run import run_key
 from activities.verify.activities import VerifyActivities
@@ -78,7 +79,7 @@ from schemas.capabilities import (
     SealRejection,
     VerifyBundle,
 )
-from schemas.capability import WORKFLOW_QUEUE, Pool, queue_of
+from schemas.capability import WORKFLOW_QUEUE, Pool, executor_tag, queue_beside, queue_of
 from schemas.error import InfrastructureError, Refused
 from schemas.evidence import CHECKSUMS, CONTENT_MEMBERS, PATCH, TEST_RESULTS
 from schemas.gates import Check, GateReport
@@ -143,8 +144,11 @@ class Bed:
             outcomes=self.blobs.put(jcs(outcomes)), outcomes_sha256=outcomes_sha256(outcomes), counts=counts_of(outcomes),
             exit_code=1 if failed else 0, runner="played 1", run_key=run_key(request, TENANT), sandbox=SANDBOX,
             variant=request.variant, coverage=self.blobs.put(jcs({})) if request.measure else None,
-            receipt=self.blobs.put(uuid.uuid4().bytes),
+            receipt=self.blobs.put(uuid.uuid4().bytes), executor=self.executor_of(request),
         )  # fmt: skip
+
+    def executor_of(self, request: RunTests) -> str:
+        return "other" if activity.info().task_queue == queue_beside("adaptive", "other") else "first"
 
     @implements(SCAN_TREE)
     def scan(self, request: ScanTree) -> ScannedTree:
@@ -218,6 +222,7 @@ class Notary:
     distrusts: bool = False
     absent: bool = False
     """No signer answers for rejections."""
+    sealed: list[SealBundle] = field(default_factory=list)
 
     @implements(ASSEMBLE_MEMBERS)
     def assemble(self, request: AssembleMembers) -> Members:
@@ -236,6 +241,7 @@ class Notary:
     @implements(SEAL_BUNDLE)
     def seal(self, request: SealBundle) -> SealedBundle:
         assert request.members.bundle_digest == request.rerun_bundle_digest
+        self.sealed.append(request)
         directory = self.folder / request.members.bundle_digest.removeprefix("sha256:")
         bundle = BundleRef(
             directory=str(directory),
@@ -283,12 +289,15 @@ class Fabric:
         self.notary = Notary(self.blobs, self.home.bundles)
         self.implementers: tuple[object, ...] = (
             self.control, self.bed, self.engine, self.notary, CompileActivities(self.blobs, self.objects),
+            PlacementActivities(lambda: self.executors),
             RunCacheActivities(self.blobs, RunCache(self.store.tenant(TENANT))),
             VerifyActivities(self.blobs, policy), RegressionActivities(self.blobs, self.objects, policy, self.chain),
             CheckpointActivities(self.store.tenant(TENANT), load_checkpoint_signer(self.home.keys)),
             PolicyActivities(policy, self.blobs, self.objects, self.chain, roots=(self.repositories,)),
             ForgeActivities(self.store.tenant(TENANT), self.objects, self.home.objects, self.home.keys, policy, rules),
         )  # fmt: skip
+        self.executors = {executor_tag("first")}
+        """Tags of those whose workers are said to poll."""
         self._address = address
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fabric", daemon=True)
@@ -343,13 +352,15 @@ class Fabric:
                 max_cached_workflows=50,
             )
         ]
-        for pool in POOLS:
+        queues: list[tuple[Pool, str]] = [(pool, queue_of(pool)) for pool in POOLS]
+        queues.append(("adaptive", queue_beside("adaptive", "other")))
+        for pool, queue in queues:
             gate = Gate(client=self.client, kernel=self.kernel, served=served_by(pool))
             activities = activities_of(self.implementers, pool)
             workers.append(
                 Worker(
                     self.client,
-                    task_queue=queue_of(pool),
+                    task_queue=queue,
                     activities=activities,
                     interceptors=[gate],
                     activity_executor=ThreadPoolExecutor(4),

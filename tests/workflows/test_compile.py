@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.capability import executor_tag
 from schemas.session import State
 from tests.e2e.harness import git
 from tests.workflows.harness import FIXED, LIB, Fabric
@@ -108,3 +109,23 @@ def test_a_flake_that_the_patch_brings_is_found_in_another_order(fabric: Fabric,
     result = fabric.result(fabric.start(request, kind="Compile"))
     assert result.outcome == "rejected" and result.codes == ("FLAKE_INTRODUCED",)
     assert "order" in (result.rejection.message if result.rejection else "")
+
+
+@pytest.mark.parametrize(
+    ("polling", "isolation"), [("other", "other_worker"), ("gone", "fresh_sandbox"), ("first", "fresh_sandbox")]
+)
+def test_the_rerun_goes_to_another_executor_where_there_is_one(
+    fabric: Fabric, repository: Make, polling: str, isolation: str
+) -> None:
+    path = repository()
+    before = len(fabric.notary.sealed)
+    fabric.executors = {executor_tag("first"), executor_tag(polling)}
+    try:
+        patch = patch_of(path, FIXED + f"# {polling}\n".encode())
+        request = {"repository": str(path), "ref": "main", "patch": patch, "cache": False}
+        assert fabric.result(fabric.start(request, kind="Compile")).rejection is None
+    finally:
+        fabric.executors = {executor_tag("first")}
+    (sealed,) = fabric.notary.sealed[before:]
+    assert sealed.isolation == isolation
+    assert {run.executor for run in sealed.rerun_runs} == {"other" if isolation == "other_worker" else "first"}

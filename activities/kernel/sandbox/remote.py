@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from activities.kernel.channel import Channel, Closed, call, connect, error_of
+from activities.kernel.signing_keys import hint_of, public_key
 from schemas.error import Gen4Error, InfrastructureError, Refused
 from schemas.receipt import ReceiptLimits
 from schemas.testing import SandboxFacts
@@ -78,6 +79,11 @@ class RemoteBackend:
         """The base on which this executor starts everything; its files are not here."""
         answer = self._executor.ask({"facts": {}})
         return RootFilesystem(answer["root_digest"], Path("/nonexistent"), Path("/nonexistent"), answer["python"])
+
+    def executor_hint(self) -> str:
+        """Of the key with which this executor signs receipts; empty where it shows none that we know."""
+        key = public_key(str(self._executor.ask({"facts": {}})["public_key"]))
+        return "" if key is None else hint_of(key)
 
     def packages(self, digest: str) -> Mapping[str, str]:
         """Name and version of every package of the base."""
