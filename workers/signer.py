@@ -110,7 +110,7 @@ def public_keys(files: tuple[Path, ...]) -> tuple[str, ...]:
     found: list[str] = []
     for path in files:
         try:
-            with path.open(encoding="ascii") as file:
+            with path.open(encoding="utf-8") as file:
                 text = file.read(_PEM_LIMIT)
         except FileNotFoundError:
             continue
@@ -127,9 +127,8 @@ def serve(options: SignerOptions) -> None:
     options.signer()  # a key that cannot be used is said now, not at the first seal
     service = SignerService(
         SignerPorts(
-            folder=options.home, own_uid=os.geteuid(), signer=options.signer, believed=options.believed, 
-            base_packages=options.base_packages,
-            gen4_version=version("gen4"), git_version=require_git(),
+            folder=options.home, own_uid=os.geteuid(), signer=options.signer, believed=options.believed,
+            base_packages=options.base_packages, gen4_version=version("gen4"), git_version=require_git(),
         )
     )  # fmt: skip
     listener = Listener(options.socket, options.clients, os.geteuid(), service.handle, most=8)
