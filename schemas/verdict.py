@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from schemas.model import Payload
-from schemas.testing import FAILING, Outcomes
+from schemas.testing import FAILING, Outcomes, TestOutcome
 
 Verdict = Literal["accepted", "rejected", "irreproducible", "infra_error"]
 Completeness = Literal["complete", "partial", "none"]
@@ -53,10 +53,12 @@ def judge(
     failing |= {nodeid for nodeid in named_targets if nodeid not in base and base.get(_file_of(nodeid)) == "error"}
     targets = tuple(sorted(set(named_targets))) if named_targets else tuple(sorted(failing))
     passing = sorted(nodeid for nodeid, outcome in base.items() if outcome == "passed")
-    mended = tuple(nodeid for nodeid in targets if nodeid in failing and _mended(nodeid, patched))
-    open_targets = tuple(nodeid for nodeid in targets if not _mended(nodeid, patched))
+    files = _by_file(patched)
+    mended = tuple(nodeid for nodeid in targets if nodeid in failing and _mended(nodeid, patched, files))
+    open_targets = tuple(nodeid for nodeid in targets if not _mended(nodeid, patched, files))
     lost = tuple(nodeid for nodeid in passing if patched.get(nodeid) != "passed")
-    covered = tuple(nodeid for nodeid in lost if nodeid in waived)
+    excused, gone = set(waived), set(lost)
+    covered = tuple(nodeid for nodeid in lost if nodeid in excused)
     codes: list[str] = []
     if not base or not patched:
         codes.append("TESTS_NONE_COLLECTED")
@@ -77,7 +79,7 @@ def judge(
     fix: Completeness = "none" if not mended else "partial" if open_targets else "complete"
     return Judgement(
         verdict="rejected" if codes else "accepted", codes=tuple(codes), fix=fix, targets=targets, fail_to_pass=mended,
-        pass_to_pass=tuple(nodeid for nodeid in passing if nodeid not in lost), still_failing=open_targets, lost=lost,
+        pass_to_pass=tuple(nodeid for nodeid in passing if nodeid not in gone), still_failing=open_targets, lost=lost,
         waived=covered,
     )
 
@@ -97,7 +99,8 @@ def mended_tests(judgement: Judgement, patched: Outcomes) -> tuple[str, ...]:
 def unproven(judgement: Judgement, probe: Outcomes) -> tuple[str, ...]:
     """Mended targets that pass although every function that the patch touches raises (threats 4.1): something else made them
     pass."""
-    return tuple(nodeid for nodeid in judgement.fail_to_pass if _mended(nodeid, probe))
+    files = _by_file(probe)
+    return tuple(nodeid for nodeid in judgement.fail_to_pass if _mended(nodeid, probe, files))
 
 
 def tampered(judgement: Judgement) -> Judgement:
@@ -109,12 +112,20 @@ def _all_skipped(outcomes: Outcomes) -> bool:
     return bool(outcomes) and set(outcomes.values()) == {"skipped"}
 
 
-def _mended(nodeid: str, patched: Outcomes) -> bool:
+def _mended(nodeid: str, patched: Outcomes, files: dict[str, set[TestOutcome]]) -> bool:
     """A test passes; a file that was not collected has no id of its own any more, none of its tests fails, some pass."""
     if "::" in nodeid or nodeid in patched:
         return patched.get(nodeid) == "passed"
-    tests = [outcome for other, outcome in patched.items() if _file_of(other) == nodeid]
-    return "passed" in tests and not FAILING & set(tests)
+    tests = files.get(nodeid, set())
+    return "passed" in tests and not FAILING & tests
+
+
+def _by_file(outcomes: Outcomes) -> dict[str, set[TestOutcome]]:
+    """Outcomes of the tests of each file: suites of many thousands are judged in no time, whatever their ids."""
+    files: dict[str, set[TestOutcome]] = {}
+    for nodeid, outcome in outcomes.items():
+        files.setdefault(_file_of(nodeid), set()).add(outcome)
+    return files
 
 
 def _file_of(nodeid: str) -> str:
