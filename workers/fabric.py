@@ -216,6 +216,13 @@ def _environment(settings: Settings) -> dict[str, str]:
     return inherited | passed | settings_environment(settings)
 
 
+_SIGNING = (
+    "executor_socket", "signer_socket", "signing_key", "signing_public_key", "sigstore_config", "identity_token_file",
+    "signing_identity", "proof_of_time",
+)  # fmt: skip
+"""Settings about who runs tests and who signs."""
+
+
 def settings_environment(settings: Settings) -> dict[str, str]:
     """The variables that reproduce ``settings`` in a child process."""
     values = {
@@ -233,8 +240,9 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         "GEN4_RECONCILIATION_S": str(settings.reconciliation_s),
         "GEN4_CHECKPOINT_S": str(settings.checkpoint_s),
     }
-    if settings.executor_socket is not None:
-        values["GEN4_EXECUTOR_SOCKET"] = str(settings.executor_socket)
+    for name in _SIGNING:
+        if getattr(settings, name) is not None:
+            values[f"GEN4_{name.upper()}"] = str(getattr(settings, name))
     if settings.policy_candidate is not None:
         values["GEN4_POLICY_CANDIDATE"] = str(settings.policy_candidate)
         values["GEN4_GATE_MODE"] = settings.gate_mode

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from workers.fabric import settings_environment
 from workers.settings import Settings, read_settings
@@ -31,6 +33,30 @@ def test_a_child_process_reads_what_its_parent_read(bare: pytest.MonkeyPatch, tm
     for name, value in settings_environment(settings).items():
         bare.setenv(name, value)
     assert read_settings() == settings and settings.store_address == given["GEN4_STORE_URL"]
+
+
+def test_no_setting_is_left_behind(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every one that exists, each with another value than its default."""
+    path = str(tmp_path)
+    others: dict[str, Any] = {
+        "store_url": "postgresql://gen4@db/gen4", "temporal_address": "temporal:7233", "temporal_ui": "https://ui.example",
+        "signing_key": "awskms:alias/gen4", "signing_identity": "https://ci.example/job", "repository_hosts": ("git.example",),
+        "repository_roots": (path,), "tenant": "acme", "namespace": "acme",
+    }  # fmt: skip
+    values = {name: others.get(name) or _another(field, path) for name, field in Settings.model_fields.items()}
+    settings = Settings(**values)
+    fields = Settings.model_fields.items()
+    assert all(getattr(settings, name) != field.get_default(call_default_factory=True) for name, field in fields)
+    for name, value in settings_environment(settings).items():
+        bare.setenv(name, value)
+    assert read_settings() == settings
+
+
+def _another(field: FieldInfo, path: str) -> Any:
+    choices = get_args(field.annotation)
+    if field.annotation is int or int in choices:
+        return (field.default or 7_000) + 1
+    return path if field.annotation is Path or Path in choices else choices[-1]
 
 
 def test_the_store_of_a_fabric_that_names_none_is_a_file_of_its_home(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
