@@ -222,6 +222,16 @@ def test_a_single_run_that_was_tampered_with_refuses(bench: Bench, where: str) -
     assert "sentinels" in judged.message
 
 
+def test_a_patch_that_begins_to_replace_parts_of_pytest_is_tampering(bench: Bench) -> None:
+    base, patched = [bench.run(BASE)] * 2, [bench.run(FIXED, "PYTEST_CHANGED", message="replaced: pytest.fail")] * 2
+    judged = bench.judged(base, patched)
+    assert (judged.verdict, judged.codes) == ("rejected", ("HARNESS_TAMPERED",)) and "pytest.fail" in judged.message
+    assert bench.judged([bench.run(BASE)] * 2, [bench.run(FIXED)] * 2, probe=patched[0]).codes == ("HARNESS_TAMPERED",)
+    changed_before = [bench.run(BASE, "PYTEST_CHANGED")] * 2
+    assert bench.judged(changed_before, patched).verdict == "accepted"
+    assert bench.judged(changed_before, [bench.run(FIXED)] * 2).verdict == "accepted"
+
+
 def test_what_the_machine_failed_is_never_called_tampered(bench: Bench) -> None:
     broken = bench.run({}, "HARNESS_TAMPERED", status="infra_error")
     judged = bench.judged([bench.run(BASE)] * 2, [bench.run(FIXED)] * 2, probe=broken)
