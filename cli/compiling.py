@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -32,7 +33,6 @@ from cli.remediate import (
     budget_of,
     limits_of,
     local_or_url,
-    print_result,
     requirement_lines,
     split_command,
 )
@@ -47,6 +47,8 @@ from workers.settings import Settings, read_settings
 
 AUTO = "auto"
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
+_SHOWN = 20
+_TEXT = 800
 
 RepositoryOption = Annotated[
     str, typer.Option("--repository", "-r", help="Local path, also of a folder inside, or allowlisted https/ssh URL.")
@@ -135,7 +137,7 @@ def register(app: typer.Typer) -> None:
         result = session.run(_compile(settings, request))
         report = read_report(result)
         result = _write(outputs, home, result, report)
-        emit(result) if as_json else _print(outputs, result)
+        emit(result) if as_json else _print(outputs, result, report)
         raise typer.Exit(report.exit_code)
 
 
@@ -208,9 +210,18 @@ def _copy(source: Path, target: Path) -> None:
         made.rename(target)
 
 
-def _print(outputs: Outputs, result: SessionResult) -> None:
-    print_result(result)
-    if outputs.attestations.exists():
-        show(f"  attestations {outputs.attestations}")
+def _print(outputs: Outputs, result: SessionResult, report: Report) -> None:
+    show(f"{report.verdict}: {result.workflow_id}")
+    if report.verdict == "accepted":
+        show(f"  fix: {result.fix}")
+        show(f"  evidence {outputs.out}")
+        show(f"  verify it: {shlex.join(['gen4', 'verify', str(outputs.out), '--trust', str(result.trust)])}")
+        if outputs.attestations.exists():
+            show(f"  attestations {outputs.attestations}")
+    for check in report.refused[:_SHOWN]:
+        where = " ".join(part for part in (check.member, check.reason) if part)
+        show(f"  {check.gate}: {check.code}: {where[:_TEXT]}")
+        if check.remedy:
+            show(f"    → {check.remedy}")
     if result.rejection is not None and result.rejection.report is not None:
         show(f"  report {result.rejection.report}")
