@@ -88,12 +88,12 @@ class Circumstances:
 
 @dataclass(frozen=True)
 class Witnessed:
-    """A run and the receipt for it. ``payload_sha256``: of the receipt."""
+    """A run and the receipt for it. ``payload_sha256``: of the receipt; ``executor``: public key of who signed it."""
 
     run: TestRun
     receipt: RunReceipt
     payload_sha256: str
-    separated: bool
+    executor: str
 
 
 def establish(request: SealBundle, supplies: Supplies, believed: Believed, circumstances: Circumstances) -> Established:
@@ -112,6 +112,7 @@ def establish(request: SealBundle, supplies: Supplies, believed: Believed, circu
     raising = probe_tree(supplies.tree(request.source.base_tree), request.source.base_tree, harness)
     probe = _probe(request, supplies, witness, raising, judgement, outcomes[1])
     _same_pytest(base, [*patched, *rerun, *probe])
+    _isolated(request, [*base, *patched], rerun)
     _policy(request, believed)
     _regression(request.regression, judgement, waivers)
     _passed(request.determinism, "determinism")
@@ -129,7 +130,7 @@ def establish(request: SealBundle, supplies: Supplies, believed: Believed, circu
         cache="hit" if all(one.run.cached for one in (*base, *patched)) else "miss",
         reused={one.receipt.receipt_id for one in rerun} <= {one.receipt.receipt_id for one in (*base, *patched)},
         rerun_bundle_digest=bundle_digest(members),
-        builder_id=SEPARATED_BUILDER_ID if circumstances.apart and all(one.separated for one in runs) else BUILDER_ID,
+        builder_id=_builder_id(runs, believed, circumstances),
         waivers=waivers,
     )
 
@@ -233,7 +234,7 @@ class _Witness:
         if run.receipt is None:
             raise Refused("RECEIPT_MISSING", f"run {run.run_key} has no receipt", "run the tests through an executor")
         data = self._supplies.blob(run.receipt)
-        receipt, separated = self._verified(data)
+        receipt, executor = self._verified(data)
         request = self._request
         wanted = {
             "tenant_id": self._tenant_id,
@@ -255,13 +256,11 @@ class _Witness:
         _untampered(receipt)
         if not variant.only:
             _conclusive(receipt)
-        return Witnessed(run, receipt, _payload_sha256(data), separated)
+        return Witnessed(run, receipt, _payload_sha256(data), executor)
 
-    def _verified(self, data: bytes) -> tuple[RunReceipt, bool]:
-        try:
-            return receipts.verify(data, self._believed.separated), True
-        except Refused:
-            return receipts.verify(data, self._believed.executors), False
+    def _verified(self, data: bytes) -> tuple[RunReceipt, str]:
+        receipt = receipts.verify(data, self._believed.executors)
+        return receipt, next(key for key in self._believed.executors if _signed_by(data, key))
 
     def _run_key(self, tree: str, variant: ReceiptVariant) -> str:
         request = self._request
@@ -270,6 +269,14 @@ class _Witness:
             commit_time=request.source.commit_time, purpose="patched", variant=RunVariant.model_validate(variant.model_dump()),
         )  # fmt: skip
         return run_key(asked, self._tenant_id)
+
+
+def _signed_by(data: bytes, key: str) -> bool:
+    try:
+        receipts.verify(data, (key,))
+    except Refused:
+        return False
+    return True
 
 
 def _untampered(receipt: RunReceipt) -> None:
@@ -298,6 +305,17 @@ def _same(name: str, one: Witnessed, other: Witnessed) -> None:
     for fact in ("outcomes_sha256", "exit_code", "runner", "codes"):
         if getattr(one.receipt, fact) != getattr(other.receipt, fact):
             raise Refused("RUNS_DISAGREE", f"runs of the {name} tree differ in {fact}", "make the tests give the same every time")
+
+
+def _isolated(request: SealBundle, first: Sequence[Witnessed], rerun: Sequence[Witnessed]) -> None:
+    """Another worker is one whose runs another executor makes."""
+    if request.isolation == "other_worker" and {one.executor for one in first} & {one.executor for one in rerun}:
+        raise Refused("ISOLATION_MISMATCH", "one executor made the first runs and the re-run", _AGAIN)
+
+
+def _builder_id(runs: Sequence[Witnessed], believed: Believed, circumstances: Circumstances) -> str:
+    separated = circumstances.apart and all(one.executor in believed.separated for one in runs)
+    return SEPARATED_BUILDER_ID if separated else BUILDER_ID
 
 
 def _payload_sha256(envelope: bytes) -> str:

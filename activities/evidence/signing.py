@@ -40,7 +40,7 @@ class SignedStatement:
 
 
 class StatementSigner(Protocol):
-    """``key_or_issuer``: hint of the key, or the OIDC issuer of a keyless signature. ``root_document``: the trusted root, as JSON,
+    """``key_or_issuer``: hint of the key, or the OIDC issuer of a keyless signature. ``root_document``: trusted root, as JSON,
     that a verifier has to pin; empty for a key alone."""
 
     @property

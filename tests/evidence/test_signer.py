@@ -272,6 +272,18 @@ def test_a_rerun_that_gave_something_else(fabric: Fabric, honest: SealBundle) ->
     assert _refused(fabric, honest, rerun_runs=()) == "RECEIPTS_TOO_FEW"
 
 
+def test_a_rerun_elsewhere_has_receipts_of_somebody_else(fabric: Fabric, honest: SealBundle, tmp_path: Path) -> None:
+    assert _refused(fabric, honest, isolation="other_worker") == "ISOLATION_MISMATCH"
+    other = ec.generate_private_key(ec.SECP256R1())
+    keys = tuple(pem_of(key.public_key()) for key in (fabric.executor, other))
+    rerun = (fabric.run(BASE, fabric.source.base_tree, key=other), fabric.run(PATCHED, _harness(fabric), key=other))
+    elsewhere = honest.model_copy(update={"rerun_runs": rerun, "isolation": "other_worker"})
+    believed = Believed(executors=keys, policy_digests=frozenset({POLICY_DIGEST}))
+    circumstances = Circumstances(tenant_id="local", apart=False, now_ms=NOW_S * 1000, base_packages=lambda _: PACKAGES)
+    found = establish(elsewhere, _AtHand(fabric), believed, circumstances)
+    assert not found.reused and found.builder_id == BUILDER_ID
+
+
 def test_a_rerun_that_is_the_first_run_says_so(fabric: Fabric, honest: SealBundle) -> None:
     cached = {"cached": True}
     base, patched = (tuple(run.model_copy(update=cached) for run in runs) for runs in (honest.base_runs, honest.patched_runs))

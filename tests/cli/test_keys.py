@@ -1,0 +1,100 @@
+"""``gen4 keys``: what scripts read of it, who may give it, and what it leaves in the record."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from activities.record.home import Home
+from cli.local import open_local
+from cli.main import run
+from schemas.task import TENANT_CHAIN
+from tests.cli.commands import Gen4
+from workers.settings import read_settings
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def _keys(gen4: Gen4) -> list[dict[str, Any]]:
+    code, listed = gen4("keys", "list")
+    assert code == 0
+    keys: list[dict[str, Any]] = listed["keys"]
+    return keys
+
+
+def _events() -> list[tuple[str, dict[str, Any]]]:
+    local = open_local(read_settings())
+    found = [(event.kind, payload) for event, payload in local.chain.read_after(TENANT_CHAIN, 0) if event.kind.startswith("key.")]
+    local.close()
+    return [(kind, payload) for kind, payload in found if payload.get("purpose") in ("signing", "root")]
+
+
+def test_a_key_is_made_rotated_and_revoked_and_each_is_on_record(gen4: Gen4) -> None:
+    code, made = gen4("keys", "new")
+    assert code == 0 and made["signs"]
+    code, rotated = gen4("keys", "rotate")
+    assert code == 0 and rotated["replaces"] == made["hint"]
+    kept = "sha256:" + "a" * 64
+    code, revoked = gen4("keys", "revoke", made["hint"], "--reason", "lost", "--keep", kept)
+    assert (code, revoked["kept"], revoked["signs"]) == (0, [kept], False)
+    old, new = _keys(gen4)
+    assert (old["hint"], old["signs"], "revoked_at" in old, "valid_until" in old) == (made["hint"], False, True, True)
+    assert (new["hint"], new["signs"], "revoked_at" in new) == (rotated["hint"], True, False)
+    assert [(kind, payload["hint"]) for kind, payload in _events()] == [
+        ("key.created", made["hint"]), ("key.rotated", rotated["hint"]), ("key.revoked", made["hint"]),
+    ]  # fmt: skip
+    assert _events()[-1][1]["reason"] == "lost"
+
+
+def test_whoever_has_the_root_key_alone_says_who_is_trusted(gen4: Gen4, tmp_path: Path, home: Path) -> None:
+    assert gen4("keys", "new")[0] == 0
+    code, moved = gen4("keys", "new", "--root", str(tmp_path / "root.pem"))
+    assert code == 0 and not (home / "keys" / "root.pem").exists() and Path(moved["root_public"]).exists()
+    code, refused = gen4("keys", "rotate")
+    assert (code, refused["error"]["code"]) == (2, "ROOT_KEY_AWAY")
+    assert gen4("keys", "rotate", "--root-key", str(tmp_path / "root.pem"))[0] == 0
+    code, issued = gen4("keys", "issue", "--policy", "sha256:" + "b" * 64, "--root-key", str(tmp_path / "root.pem"))
+    assert code == 0
+    code, listed = gen4("keys", "list")
+    assert (listed["trust"]["root"], listed["trust"]["version"]) == (moved["root"], issued["version"])
+    assert listed["trust"]["policy_digests"] == ["sha256:" + "b" * 64]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("list",), "TRUST_MISSING"), (("rotate",), "KEY_MISSING"), (("revoke", "x", "--reason", "y"), "TRUST_MISSING"),
+        (("revoke", "x", "--reason", "y", "--keep", "sha256:ABC"), "DIGEST_INVALID"),
+        (("issue", "--policy", "no"), "DIGEST_INVALID"),
+        (("issue",), "TRUST_MISSING"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_a_usage_error(gen4: Gen4, arguments: tuple[str, ...], code: str) -> None:
+    exit_code, refused = gen4("keys", *arguments)
+    assert (exit_code, refused["error"]["code"]) == (2, code)
+
+
+def test_the_key_of_a_signer_elsewhere_is_not_changed_here(gen4: Gen4, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GEN4_SIGNER_SOCKET", str(tmp_path / "socket"))
+    code, refused = gen4("keys", "rotate")
+    assert (code, refused["error"]["code"]) == (2, "KEY_ELSEWHERE")
+
+
+def test_only_an_operator_may(gen4: Gen4, home: Path) -> None:
+    assert gen4("keys", "new")[0] == 0
+    Home.open(home)
+    (home / "keys" / "issuers.json").write_text("[]")
+    code, refused = gen4("keys", "rotate")
+    assert (code, refused["error"]["code"]) == (1, "CREDENTIAL_MISSING")
+    assert len(os.listdir(home / "signer")) == 1
+
+
+def test_people_read_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keys", "new"]) == 0
+    capsys.readouterr()
+    assert run(["keys", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert "signs now" in shown and "root key" in shown
