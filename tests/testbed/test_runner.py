@@ -36,7 +36,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 
 
 
 def job(work: Path, **more: Any) -> dict[str, Any]:
-    common = {"work": str(work), "environment": "/nonexistent", "python_path": ["."], "env": {}, "pytest_args": []}
+    common: dict[str, Any] = {"work": str(work), "environment": "/nonexistent", "python_path": ["."], "env": {}, "pytest_args": []}
     return {**common, "test_ms": 5_000, "wall_ms": 30_000, **more}
 
 
@@ -121,5 +121,6 @@ def test_a_suite_in_ruins_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "test_a.py").write_text(
         "import os, pytest\n@pytest.mark.parametrize('x', range(40))\ndef test_a(x): os._exit(1)\n"
     )
-    spoken = speak("tests", job(tmp_path, environment=str(Path(pytest.__file__).parents[1]), pytest_args=["-p", "no:asyncio"]))
+    ours = {"environment": str(Path(pytest.__file__).parents[1]), "pytest_args": ["-p", "no:asyncio"], "wall_ms": 100_000}
+    spoken = speak("tests", job(tmp_path, **ours))
     assert spoken.end["codes"] == ["CRASH_LIMIT"] and 20 < len(spoken.outcomes) < 40

@@ -78,7 +78,7 @@ class Reporting:
             fields["sub"] = True
         elif report.when == "call" and self._lines is not None:
             fields["us"] = int(report.duration * 1_000_000)
-        self._report(
+        self._report.with_next(
             "phase", id=text(report.nodeid), when=report.when, outcome=outcome, xfail=hasattr(report, "wasxfail"), **fields
         )
 
@@ -89,7 +89,7 @@ class Reporting:
             self._report("network", id=text(nodeid))
         if self._lines is not None:
             self._lines.flush()  # so that a test which ends its process loses no lines but its own
-        self._report("done", id=text(nodeid))
+        self._report.with_next("done", id=text(nodeid))  # together with the start of what follows
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         self._report("session", exit_code=int(exitstatus))
