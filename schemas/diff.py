@@ -9,7 +9,7 @@ from pydantic import Field
 from schemas.gates import GateReport
 from schemas.limits import LimitRequest
 from schemas.model import Door, GitId, Payload
-from schemas.regression import Waiver
+from schemas.regression import Waivers
 from schemas.request import Budget, Rejection, Text
 
 _Word = Annotated[str, Field(min_length=1, max_length=4_096)]
@@ -32,7 +32,7 @@ class DiffRequest(Door):
     """Sandboxes of the benchmark on each commit."""
     limits: LimitRequest = LimitRequest()
     budget: Budget | None = None
-    waivers: Annotated[tuple[Waiver, ...], Field(max_length=256)] = ()
+    waivers: Waivers = ()
 
 
 DiffVerdict = Literal["pass", "fail", "inconclusive"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from schemas.evidence import Timestamp
 from schemas.gates import MetricName
@@ -22,6 +22,16 @@ class Waiver(Door):
     owner: Annotated[str, Field(min_length=1, max_length=200)]
     reason: Annotated[str, Field(min_length=1, max_length=2_000)]
     expires_at: Timestamp
+
+
+def _distinct(waivers: tuple[Waiver, ...]) -> tuple[Waiver, ...]:
+    if len({waiver.id for waiver in waivers}) != len(waivers):
+        raise ValueError("two waivers have one id")
+    return waivers
+
+
+Waivers = Annotated[tuple[Waiver, ...], Field(max_length=256), AfterValidator(_distinct)]
+"""As they enter: each is known by its id."""
 
 
 # --- what is found in one tree ---------------------------------------------------------------------------------------

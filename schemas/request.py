@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from schemas.ledger import LARGEST, Unit
 from schemas.limits import LimitRequest
 from schemas.model import BlobRef, Digest, Door, GitId, Payload, Sha256
-from schemas.regression import Waiver
+from schemas.regression import Waivers
 from schemas.session import Outcome, State
 
 ReleaseMode = Literal["branch", "merge"]
@@ -87,7 +87,7 @@ class CompileRequest(Door):
     """Whether the wall clock of the tests stands at the commit time."""
     cache: bool = True
     """Whether results of equal runs may be used again; False runs everything."""
-    waivers: Annotated[tuple[Waiver, ...], Field(max_length=256)] = ()
+    waivers: Waivers = ()
 
 
 class ApprovalSummary(Payload):

@@ -105,7 +105,7 @@ def _baseline_check(known: bool, commit: str, message: str) -> Check:
         expected="outcomes of the base tree",
         actual="" if known else "none",
         reason="" if known else message[:_LONGEST],
-        remedy="" if known else f"make the tests run, and agree twice, on base commit {commit}",
+        remedy="" if known else f"make the tests run, and agree twice, on both trees; base is commit {commit}",
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cli.ga import print_diff
 from cli.main import run
-from schemas.diff import DiffResult
+from schemas.diff import DiffRequest, DiffResult
 from schemas.gates import Check, GateReport, MeasuredMetric, UsedWaiver
 from tests.cli.commands import Gen4
 from tests.e2e.harness import git, write_repository
@@ -49,6 +52,14 @@ def test_a_waiver_without_an_end_is_refused(gen4: Gen4, clone: Path) -> None:
     exit_code, document = gen4("ga", "diff", "main", "HEAD", "--waivers", "waivers.json")
     assert (exit_code, document["error"]["code"]) == (2, "WAIVERS_INVALID")
     assert "expires_at" in document["error"]["message"]
+
+
+def test_two_waivers_of_one_id_do_not_enter() -> None:
+    waiver = {"id": "a", "metric": "size", "subject": "*", "owner": "o", "reason": "r", "expires_at": "2030-01-01T00:00:00Z"}
+    asked: dict[str, Any] = {"repository": "/r", "base": "main"}
+    with pytest.raises(ValidationError, match="two waivers have one id"):
+        DiffRequest.model_validate_json(json.dumps(asked | {"waivers": [waiver, waiver | {"metric": "tests"}]}))
+    assert DiffRequest.model_validate_json(json.dumps(asked | {"waivers": [waiver]})).waivers[0].id == "a"
 
 
 def test_the_table_says_what_failed_what_is_waived_and_what_was_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
