@@ -121,6 +121,9 @@ def _request(
 ) -> RemediationRequest:
     try:
         command = split_command(test)
+        if parse_test_command(command).runner != "pytest":
+            why = "no engine repairs JavaScript yet"
+            raise InputError("ENGINE_MISSING", why, "write the patch yourself and send it to `gen4 compile`")
         return RemediationRequest(
             repository=local_or_url(repository), goal=goal, ref=ref, test_command=command,
             requirements=requirement_lines(requirements), failing_tests=tuple(failing or ()),
