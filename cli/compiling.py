@@ -17,7 +17,6 @@ import typer
 from pydantic import ValidationError
 from temporalio.client import Client, WorkflowHandle
 
-from activities.evidence.seal import attestations_of
 from activities.record.home import Home
 from cli import session
 from cli.changes import Change, as_request, between, read_patch, toplevel
@@ -177,6 +176,8 @@ async def _compile(settings: Settings, request: CompileRequest) -> SessionResult
 
 def _write(outputs: Outputs, home: Home, result: SessionResult, report: Report) -> SessionResult:
     """All results; what is returned names the copies."""
+    from activities.evidence.seal import attestations_of  # the SBOM's library, behind it, is slow to import
+
     if report.stamp is not None and result.bundle is not None:
         _copy(Path(result.bundle), outputs.out)
         if (beside := attestations_of(home.attestations, report.stamp)).is_dir():
