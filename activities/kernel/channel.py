@@ -193,7 +193,7 @@ def call(channel: Channel, message: Message, body: bytes | IO[bytes] = b"", *, s
     Raises:
         Gen4Error: what the callee raised, with its code, message and remedy; Closed when it went away.
     """
-    channel.send({"call": message}, body)
+    begin(channel, message, body)
     while True:
         answer, content = channel.receive()
         if "need" in answer:
@@ -202,6 +202,14 @@ def call(channel: Channel, message: Message, body: bytes | IO[bytes] = b"", *, s
             raise error_of(answer["error"])
         elif "result" in answer:
             return answer["result"], content
+
+
+def begin(channel: Channel, message: Message, body: bytes | IO[bytes] = b"") -> None:
+    """Send a call. Where the other side has hung up at once, why it did is still to be read."""
+    try:
+        channel.send({"call": message}, body)
+    except Closed:
+        return
 
 
 def need(channel: Channel, wanted: Message) -> IO[bytes]:

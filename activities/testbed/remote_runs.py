@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
-from activities.kernel.channel import Channel, Closed, error_of
+from activities.kernel.channel import Channel, Closed, begin, error_of
 from activities.kernel.sandbox.port import CpuUsed
 from activities.kernel.sandbox.remote import END_TIMEOUT_S, Executor
 from activities.kernel.sandbox.running import Running, known
@@ -87,7 +87,7 @@ class RemoteRuns:
         channel = self._executor.connect()
         try:
             channel.wait_at_most(SILENT_S)
-            channel.send({"call": {"run_tests": asked.model_dump(mode="json", exclude_none=True)}})
+            begin(channel, {"run_tests": asked.model_dump(mode="json", exclude_none=True)})
             remote = _RemoteRun(channel, self._executor, self._blobs)
             try:
                 yield remote

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from activities.kernel.channel import Channel, Closed, call, connect, error_of
+from activities.kernel.channel import Channel, Closed, begin, call, connect, error_of
 from activities.kernel.signing_keys import hint_of, public_key
 from schemas.error import Gen4Error, InfrastructureError, Refused
 from schemas.receipt import ReceiptLimits
@@ -130,7 +130,7 @@ class RemoteBackend:
 
     def _begin(self, channel: Channel, request: SessionRequest, archive: IO[bytes]) -> None:
         channel.wait_at_most(START_TIMEOUT_S)
-        channel.send({"call": {"start": request.model_dump(mode="json", exclude_none=True)}})
+        begin(channel, {"start": request.model_dump(mode="json", exclude_none=True)})
         while True:
             answer, _ = channel.receive()
             match answer:
