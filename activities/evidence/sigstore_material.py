@@ -54,7 +54,7 @@ class LogKey:
     note_hash: bytes
     spki: bytes
     key: Any
-    valid_for: TimeRange | None
+    valid_for: TimeRange
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def verifies(key: Any, signature: bytes, data: bytes) -> bool:
     return True
 
 
-def within(period: TimeRange | None, moment: datetime) -> bool:
-    """A period without an end goes on; without a period nothing is bounded."""
-    return period is None or (period.start <= moment and (period.end is None or moment <= period.end))
+def within(period: TimeRange, moment: datetime) -> bool:
+    """Both ends belong to it; a period without an end goes on."""
+    return period.start <= moment and (period.end is None or moment <= period.end)
 
 
 _HASHES: dict[str, hashes.HashAlgorithm] = {
@@ -162,6 +162,8 @@ def _authorities(entries: list[CertificateAuthority]) -> tuple[Authority, ...]:
 def _log_keys(entries: list[TransparencyLogInstance]) -> tuple[LogKey, ...]:
     found = []
     for entry in entries:
+        if entry.public_key.valid_for is None:
+            raise ValueError("a log's key without a period would be valid for ever")
         spki = entry.public_key.raw_bytes or b""
         try:
             key = load_der_public_key(spki)

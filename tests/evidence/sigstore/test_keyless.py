@@ -276,7 +276,13 @@ def test_what_is_not_trusted_is_told_from_what_is_forged(authority: Authority, s
 
 
 def test_a_trusted_root_that_is_none_vouches_for_nothing(authority: Authority, good: dict[str, Any]) -> None:
-    for document in ("", "{}", "[]", authority.root.replace('"tlogs"', '"tlogs":[],"tlogs"')):
+    def with_period(period: Any) -> str:
+        changed = json.loads(authority.root)
+        changed["tlogs"][0]["publicKey"]["validFor"] = period
+        return json.dumps(changed)
+
+    twice = authority.root.replace('"tlogs"', '"tlogs":[],"tlogs"')
+    for document in ("", "{}", "[]", twice, with_period(None), with_period({}), with_period({"end": "2030-01-01T00:00:00Z"})):
         trusted = authority.trusted(trusted_root_sha256=sha256_hex(document.encode()))
         with pytest.raises(KeylessRefused, match="root_invalid"):
             keyless.verify(encoded(good), PAYLOAD_TYPE, trusted, document)
