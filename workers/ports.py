@@ -49,8 +49,7 @@ from activities.testbed.recalling import RunCacheActivities
 from activities.testbed.remote_runs import Contents, RemoteRuns
 from activities.testbed.run import TestBed
 from activities.testbed.scanning import Scanner
-from activities.verify.activities import VerifyActivities
-from activities.verify.gating import RegressionActivities
+from activities.verify.activities import RegressionActivities, VerifyActivities
 from schemas.error import InfrastructureError
 from schemas.evidence import StampCheckpoint
 from schemas.task import SessionConfig

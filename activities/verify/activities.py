@@ -1,4 +1,4 @@
-"""Verify: verdict, Determinism Gate. The Regression Gate is in :mod:`gating`."""
+"""Verify: verdict, Regression Gate, Determinism Gate."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
+from activities.kernel.acting import acting
 from activities.kernel.implementing import implements
 from activities.kernel.judging import PolicyPort
 from activities.record.blobs import BlobStore
+from activities.record.chain import EventChain
+from activities.record.objects import ObjectStore
 from activities.verify.determinism import Rerun, determinism_report, executions
 from activities.verify.diagnosing import ObservedRun, Tree, TreeRuns
+from activities.verify.gating import RegressionGate
 from activities.verify.judging import Evidence, agrees_with_digest, rule
-from schemas.canonical import jcs
+from schemas.canonical import jcs, jcs_sha256
 from schemas.capabilities import (
     DETERMINISM_GATE,
     JUDGE_RUNS,
+    REGRESSION_GATE,
     DeterminismInput,
     Judged,
     JudgeRuns,
     Members,
+    RegressionInput,
 )
 from schemas.error import Refused
+from schemas.event import EventDraft
 from schemas.gates import GateReport
 from schemas.policy import PolicyDecision
 from schemas.testing import Outcomes, TestRun
@@ -90,3 +97,29 @@ class VerifyActivities:
         if not agrees_with_digest(observed):
             raise Refused("OUTCOMES_DIGEST", f"outcomes of run {run.run_key} are not those it reported", "run the tree again")
         return observed
+
+
+class RegressionActivities:
+    """The Regression Gate; who answers for what got worse is an event."""
+
+    def __init__(self, blobs: BlobStore, objects: ObjectStore, policy: PolicyPort, chain: EventChain) -> None:
+        self._gate = RegressionGate(blobs, objects, policy)
+        self._chain = chain
+
+    @implements(REGRESSION_GATE)
+    def regression_gate(self, request: RegressionInput) -> GateReport:
+        report = self._gate.report(request)
+        self._record(report)
+        return report
+
+    def _record(self, report: GateReport) -> None:
+        """Who answered for what, and until when; once for each decision."""
+        who = acting()
+        for waiver in report.waivers:
+            payload = waiver.model_dump(mode="json")
+            draft = EventDraft(
+                kind="waiver.granted", task_id=who.keys.task_id, capability_id=REGRESSION_GATE.id,
+                version=REGRESSION_GATE.version, idempotency_key=f"{who.effect_key}/waiver.granted/{jcs_sha256(payload)}",
+                payload=payload,
+            )  # fmt: skip
+            self._chain.append(who.keys, who.actor, draft)

@@ -1,4 +1,4 @@
-"""The Regression Gate's capability: reads what was measured from the stores, compares it, asks policy, records who answered."""
+"""The Regression Gate from end to end: what was measured is read from the stores, compared, and judged by policy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from activities.kernel.acting import acting
-from activities.kernel.implementing import implements
 from activities.kernel.judging import PolicyPort
 from activities.record.blobs import BlobStore
-from activities.record.chain import EventChain
 from activities.record.objects import ObjectStore
 from activities.verify.coverage_metric import ChangedLines, changed_lines, compare_coverage
 from activities.verify.findings import compare_findings, not_scanned
@@ -21,10 +18,8 @@ from activities.verify.measuring import Measured, Tolerances
 from activities.verify.performance import benchmark_failed, compare_benchmark, compare_timings
 from activities.verify.regression import regression_report, tests_metric
 from activities.verify.size import compare_sizes
-from schemas.canonical import jcs_sha256
-from schemas.capabilities import REGRESSION_GATE, RegressionInput
+from schemas.capabilities import RegressionInput
 from schemas.error import Refused
-from schemas.event import EventDraft
 from schemas.gates import GateReport, MetricName
 from schemas.model import BlobRef
 from schemas.policy import PolicyDecision
@@ -39,22 +34,19 @@ _LARGEST_FILE = 2 * 1024 * 1024
 """Lines of larger files are not compared."""
 
 
-class RegressionActivities:
+class RegressionGate:
     """Compares two trees by what was observed of them; a metric of which one side is missing is absent, with its reason."""
 
-    def __init__(self, blobs: BlobStore, objects: ObjectStore, policy: PolicyPort, chain: EventChain) -> None:
-        self._blobs, self._objects, self._policy, self._chain = blobs, objects, policy, chain
+    def __init__(self, blobs: BlobStore, objects: ObjectStore, policy: PolicyPort) -> None:
+        self._blobs, self._objects, self._policy = blobs, objects, policy
 
-    @implements(REGRESSION_GATE)
-    def regression_gate(self, request: RegressionInput) -> GateReport:
+    def report(self, request: RegressionInput) -> GateReport:
         judgement = Judgement.model_validate_json(self._blobs.get(request.judged.judgement))
         measured, missing = self._measure(request, judgement)
-        report = regression_report(
+        return regression_report(
             judgement, request.baseline_commit, measured, self._decide, waivers=request.waivers,
             now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), missing=missing, message=request.judged.message,
         )  # fmt: skip
-        self._record(report)
-        return report
 
     def _measure(self, request: RegressionInput, judgement: Judgement) -> tuple[list[Measured], dict[MetricName, str]]:
         rules = Tolerances.load()
@@ -180,18 +172,6 @@ class RegressionActivities:
 
     def _decide(self, question: Mapping[str, Any]) -> PolicyDecision:
         return self._policy.decide("gen4.metrics", question)
-
-    def _record(self, report: GateReport) -> None:
-        """Who answered for what, and until when; once for each decision."""
-        who = acting()
-        for waiver in report.waivers:
-            payload = waiver.model_dump(mode="json")
-            draft = EventDraft(
-                kind="waiver.granted", task_id=who.keys.task_id, capability_id=REGRESSION_GATE.id,
-                version=REGRESSION_GATE.version, idempotency_key=f"{who.effect_key}/waiver.granted/{jcs_sha256(payload)}",
-                payload=payload,
-            )  # fmt: skip
-            self._chain.append(who.keys, who.actor, draft)
 
     def _read(self, kind: TypeAdapter[Any], reference: BlobRef) -> Any:
         try:

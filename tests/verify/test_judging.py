@@ -13,8 +13,7 @@ from activities.record.blobs import BlobStore
 from activities.record.chain import EventChain
 from activities.record.objects import ObjectStore
 from activities.record.store import Store
-from activities.verify.activities import VerifyActivities
-from activities.verify.gating import RegressionActivities
+from activities.verify.activities import RegressionActivities, VerifyActivities
 from schemas.canonical import jcs
 from schemas.capabilities import DiagnosticRun, Judged, JudgeRuns, RegressionInput
 from schemas.error import Gen4Error

@@ -47,8 +47,7 @@ from activities.record.store import Store
 from activities.testbed.activities import PlacementActivities
 from activities.testbed.recalling import RunCacheActivities
 from activities.testbed.run import run_key
-from activities.verify.activities import VerifyActivities
-from activities.verify.gating import RegressionActivities
+from activities.verify.activities import RegressionActivities, VerifyActivities
 from schemas.approval import ApprovalRequest, DecisionKind
 from schemas.candidate import Candidate, Exploration
 from schemas.canonical import jcs, sha256_hex
