@@ -87,6 +87,17 @@ class Circumstances:
 
 
 @dataclass(frozen=True)
+class Derived:
+    """``raising``: the probe tree; None where the patch touches no function."""
+
+    imported: Imported
+    raising: str | None
+
+
+Derive = Callable[[ObjectStore, str, bytes], Derived]
+
+
+@dataclass(frozen=True)
 class Witnessed:
     """A run and the receipt for it. ``payload_sha256``: of the receipt; ``executor``: public key of who signed it."""
 
@@ -96,21 +107,32 @@ class Witnessed:
     executor: str
 
 
-def establish(request: SealBundle, supplies: Supplies, believed: Believed, circumstances: Circumstances) -> Established:
+def derive(objects: ObjectStore, base_tree: str, diff: bytes) -> Derived:
+    """All trees that follow from a base tree and a patch, and from nothing else.
+
+    Raises:
+        InputError, Refused: of :func:`activities.testbed.importing.import_patch`.
+    """
+    imported = import_patch(objects, base_tree, diff)
+    return Derived(imported, probe_tree(objects, base_tree, imported.harness_tree))
+
+
+def establish(
+    request: SealBundle, supplies: Supplies, believed: Believed, circumstances: Circumstances, derive: Derive = derive
+) -> Established:
     """Raises: Refused, with a code that says what does not hold."""
-    imported = _patch(request, supplies)
+    derived = _patch(request, supplies, derive)
     lock = _environment(request, supplies)
     _plan(request)
     witness = _Witness(request, supplies, believed, circumstances)
-    harness = imported.harness_tree
+    harness = derived.imported.harness_tree
     base = witness.agreed("base", request.source.base_tree, request.base_runs, request.base)
     patched = witness.agreed("patched", harness, request.patched_runs, request.patched)
     rerun = witness.rerun(request.source.base_tree, harness)
     outcomes = _outcomes(supplies, base[0].run), _outcomes(supplies, patched[0].run)
     waivers = _unexpired(request, circumstances.now_ms)
     judgement = _judgement(request, supplies, outcomes, waivers)
-    raising = probe_tree(supplies.tree(request.source.base_tree), request.source.base_tree, harness)
-    probe = _probe(request, supplies, witness, raising, judgement, outcomes[1])
+    probe = _probe(request, supplies, witness, derived.raising, judgement, outcomes[1])
     _same_pytest(base, [*patched, *rerun, *probe])
     _isolated(request, [*base, *patched], rerun)
     _policy(request, believed)
@@ -157,7 +179,7 @@ def witness_rejection(request: SealRejection, supplies: Supplies, believed: Beli
 # --- source, patch, environment ---------------------------------------------------------------------------------------
 
 
-def _patch(request: SealBundle, supplies: Supplies) -> Imported:
+def _patch(request: SealBundle, supplies: Supplies, derive: Derive) -> Derived:
     source, patch = request.source, request.patch
     commit = supplies.commit(source.base_commit)
     if (commit.tree, commit.commit_time) != (source.base_tree, source.commit_time):
@@ -165,12 +187,13 @@ def _patch(request: SealBundle, supplies: Supplies) -> Imported:
     diff = supplies.blob(patch.diff)
     if sha256_hex(diff) != patch.patch_sha256:
         raise Refused("PATCH_DIGEST", "the diff is not the patch", _AGAIN)
-    imported = import_patch(supplies.tree(source.base_tree), source.base_tree, diff)
+    derived = derive(supplies.tree(source.base_tree), source.base_tree, diff)
+    imported = derived.imported
     if (patch.base_tree, patch.result_tree) != (source.base_tree, imported.result_tree):
         raise Refused("PATCH_TREE", f"the patch gives tree {imported.result_tree}, not {patch.result_tree}", _AGAIN)
     if imported.diff != diff:
         raise Refused("PATCH_DIGEST", "the diff is not git's own diff of the two trees", _AGAIN)
-    return imported
+    return derived
 
 
 def _environment(request: SealBundle, supplies: Supplies) -> EnvironmentLock:

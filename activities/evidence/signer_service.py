@@ -10,6 +10,7 @@ import base64
 import hashlib
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 
 from activities.evidence import in_toto, rejection, statements, vsa
 from activities.evidence.content import IN_MEMORY, Content, StoredFile, lines_of
-from activities.evidence.establishing import Believed, Circumstances, establish, witness_rejection
+from activities.evidence.establishing import Believed, Circumstances, Derived, derive, establish, witness_rejection
 from activities.evidence.provenance import external_parameters
 from activities.evidence.seal import Established, SealFacts, publish, sign_members, write_stamp
 from activities.evidence.signing import Signer, StatementSigner
@@ -56,6 +57,7 @@ from schemas.verdict import Judgement
 
 _AGAIN = "start the remediation again; what was recorded is kept"
 _CHUNK = 1 << 20
+_REMEMBERED = 256
 _CALL = "call-"
 """Folders of calls; what a killed process left is removed at the next start."""
 
@@ -82,6 +84,8 @@ class SignerService:
         for leftover in ports.folder.glob(_CALL + "*"):
             _remove(leftover)
         self._objects = ObjectStore.open(ports.folder / "objects.git")
+        self._derived: dict[tuple[str, str], Derived] = {}
+        self._lock = threading.Lock()
 
     def handle(self, channel: Channel, message: Any, body: IO[bytes]) -> None:
         """One call. What it raises is the caller's answer.
@@ -115,7 +119,8 @@ class SignerService:
         keys, request = _read(TraceKeys, message, "keys"), _read(SealBundle, message, "request")
         point = None if message.get("checkpoint") is None else _read(StampCheckpoint, message, "checkpoint")
         now_s = int(self._ports.now_s())
-        found = establish(request, supplies, self._ports.believed(), self._circumstances(keys, channel, now_s))
+        circumstances = self._circumstances(keys, channel, now_s)
+        found = establish(request, supplies, self._ports.believed(), circumstances, self._derive)
         facts = SealFacts(
             keys, SEAL_BUNDLE.id, SEAL_BUNDLE.version, self._ports.gen4_version, self._ports.git_version, now_s, point
         )
@@ -149,6 +154,19 @@ class SignerService:
         return {"files": _encoded(files)}
 
     # --- private -----------------------------------------------------------------------------------------------------
+
+    def _derive(self, objects: ObjectStore, base_tree: str, diff: bytes) -> Derived:
+        """Remembered by the hashes of what it follows from: the same patch is often compiled again."""
+        key = (base_tree, sha256_hex(diff))
+        with self._lock:
+            found = self._derived.get(key)
+        if found is None:
+            found = derive(objects, base_tree, diff)
+            with self._lock:
+                if len(self._derived) >= _REMEMBERED:
+                    del self._derived[next(iter(self._derived))]
+                self._derived[key] = found
+        return found
 
     def _apart(self, channel: Channel) -> bool:
         return channel.peer.uid not in (0, self._ports.own_uid)
