@@ -15,7 +15,9 @@ def test_the_list_of_packages_is_readable() -> None:
     packages = list(debian_packages())
     assert {package.needed for package in packages} <= {"always", "root", "tests", "engine"}
     names = {package.name for package in packages}
-    assert names == {"git", "bubblewrap", "mmdebstrap", "docker.io", "openssh-client", "postgresql"}
+    assert names == {
+        "git", "bubblewrap", "mmdebstrap", "docker.io", "openssh-client", "openssl", "postgresql", "nodejs", "npm",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
