@@ -1,4 +1,4 @@
-"""``python -m tests.replay.record [sessions|operations]``: run workflows on the test fabric and keep their histories.
+"""``python -m tests.replay.record [sessions|operations|evidence]``: run workflows on the test fabric and keep their histories.
 
 Old histories stay: they are what an upgrade meets. Record anew only what is meant to change, and say so in the commit.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowHandle
 
-from schemas.capability import WORKFLOW_QUEUE
+from schemas.capability import WORKFLOW_QUEUE, executor_tag
 from tests.e2e.harness import git, write_repository
 from tests.policy.running import RunningOpa, free_port
 from tests.workflows.harness import BUGGY, FIXED, LIB, Fabric
@@ -92,6 +92,35 @@ def record_operations(fabric: Fabric) -> None:
         _keep(fabric, handle, kind.lower())
 
 
+def record_evidence(fabric: Fabric) -> None:
+    """Compile since runs are measured, recalled and put to the proof, with every kind of end; and GaDiff."""
+    path = _repository(fabric, "measured", [])
+
+    def compiled(name: str, content: bytes, **more: Any) -> None:
+        (path / LIB).write_bytes(content)
+        patch = git(path, "diff") + "\n"
+        git(path, "checkout", "-q", ".")
+        handle = fabric.start({"repository": str(path), "ref": "main", "patch": patch, **more}, kind="Compile")
+        fabric.result(handle)
+        _keep(fabric, handle, name)
+
+    compiled("measured-ci", FIXED)
+    compiled("measured-ci-cached", FIXED)
+    fabric.executors = {executor_tag("first"), executor_tag("other")}
+    compiled("measured-ci-elsewhere", FIXED, cache=False)
+    fabric.executors = {executor_tag("first"), executor_tag("gone")}
+    compiled("measured-ci-nobody-elsewhere", FIXED, cache=False)
+    fabric.executors = {executor_tag("first")}
+    compiled("measured-ci-refused", FIXED + b"# LOSES\n")
+    compiled("measured-ci-flaky", FIXED + b"# ORDERED\n")
+    git(path, "checkout", "-q", "-b", "head")
+    (path / LIB).write_bytes(FIXED)
+    git(path, "commit", "-q", "-am", "change")
+    diff = fabric.start({"repository": str(path), "base": "main", "head": "head", "benchmark": ["python", "b.py"]}, kind="GaDiff")
+    fabric.run(diff.result())
+    _keep(fabric, diff, "ga-diff")
+
+
 def _repository(fabric: Fabric, name: str, proposals: list[bytes]) -> Path:
     path = fabric.repositories / name
     write_repository(path, {LIB: BUGGY.decode(), "NAME": name})
@@ -139,7 +168,7 @@ def _drop_identities(value: Any) -> None:
             _drop_identities(item)
 
 
-RECORDED = {"sessions": record_sessions, "operations": record_operations}
+RECORDED = {"evidence": record_evidence, "sessions": record_sessions, "operations": record_operations}
 
 
 if __name__ == "__main__":

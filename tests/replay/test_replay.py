@@ -31,7 +31,8 @@ def test_every_type_and_every_kind_of_end_is_among_them() -> None:
     names = {path.stem for path in HISTORIES}
     assert names >= {
         "released", "released-explore-1", "released-compile-1", "released-compile-2", "released-release-1", "rejected", "nothing",
-        "cancelled", "refused", "ci", "reaper", "reconciliation", "checkpoint",
+        "cancelled", "refused", "ci", "reaper", "reconciliation", "checkpoint", "measured-ci", "measured-ci-cached",
+        "measured-ci-elsewhere", "measured-ci-nobody-elsewhere", "measured-ci-refused", "measured-ci-flaky", "ga-diff",
     }  # fmt: skip
 
 
