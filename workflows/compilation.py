@@ -17,6 +17,7 @@ Whatever is refused on the way gets a signed Rejection Report instead of a stamp
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -172,8 +173,10 @@ class Compilation:
             request = await call(
                 REREAD_PATCH, ReadMembers(members=first.members, source=self._job.source), summary="the patch as recorded"
             )
-            imported = await call(IMPORT_PATCH, request, summary="the patched tree, again")
-            environment = await call(PREPARE_ENVIRONMENT, self._environment_request(), summary="the environment, again")
+            imported, environment = await asyncio.gather(
+                call(IMPORT_PATCH, request, summary="the patched tree, again"),
+                call(PREPARE_ENVIRONMENT, self._environment_request(), summary="the environment, again"),
+            )
             rerun = await self._trees.rerun(imported, environment, first.runs)
             # A verdict needs two runs of each tree, so the re-run is held against the first run of the first pass.
             both = Runs((*rerun.base, first.runs.base[0]), (*rerun.patched, first.runs.patched[0]))
@@ -228,8 +231,10 @@ class Compilation:
         )  # fmt: skip
         if self._measured and judged.verdict == "accepted":
             limits, base, result = self._job.limits, patch.base_tree, patch.result_tree
-            before = await call(SCAN_TREE, ScanTree(tree=base, against=result, limits=limits), summary="the base tree")
-            after = await call(SCAN_TREE, ScanTree(tree=result, against=base, limits=limits), summary="the patched tree")
+            before, after = await asyncio.gather(
+                call(SCAN_TREE, ScanTree(tree=base, against=result, limits=limits), summary="the base tree"),
+                call(SCAN_TREE, ScanTree(tree=result, against=base, limits=limits), summary="the patched tree"),
+            )
             request = request.model_copy(update={"base_scan": before, "patched_scan": after})
         return await call(REGRESSION_GATE, request, summary="nothing that was good may get worse")
 
