@@ -17,20 +17,19 @@ import typer
 from activities.evidence.reading import printable, read_member, read_text
 from activities.evidence.trusting import SEEN_FILE, TRUST_FILE, LoadedTrust, read_trust
 from activities.evidence.verification import examine_bundle
+from activities.evidence.vsa import VERIFIER_ID
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from cli.fabric import Json
 from cli.output import emit, show
 from schemas.canonical import strict_json
-from schemas.error import Gen4Error, InputError
+from schemas.error import Gen4Error, InputError, Refused
 from schemas.evidence import STAMP, ExternalParameters, timestamp_of
 from schemas.gates import GateReport
 from schemas.model import Digest, Door, GitId
 from schemas.rejection import REPORT
 from schemas.trust import Trust
 from workers.settings import read_settings
-
-VERIFIER = "urn:gen4:verifier"
 
 
 class GitIdOnly(Door):
@@ -158,13 +157,40 @@ def _check_all(
 def _check(
     directory: Path, trust: Trust, objects: ObjectStore | None, repository: Path | None, expected: Mapping[str, str]
 ) -> Verified:
-    stamp = _stamp(directory)
-    if objects is not None and repository is not None and (commit := _base_commit(stamp)) is not None:
-        objects.fetch(str(repository.absolute()), commit)
+    stamp, source = _stamp(directory), None
+    if objects is not None and repository is not None:
+        source = _Source(objects, _base_tree(objects, repository, _base_commit(stamp)))
     found = examine_bundle(
-        directory, trust, objects=objects, expected_parameters=expected, now_ms=time.time_ns() // 1_000_000
+        directory, trust, objects=source, expected_parameters=expected, now_ms=time.time_ns() // 1_000_000
     )
     return Verified(directory, found.report, found.bundle_digest, found.stamp_id, None if stamp else _rejection(directory))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The repository, at the base commit that the stamp names; ``tree``: that commit's, empty where it is not there."""
+
+    objects: ObjectStore
+    tree: str
+
+    def apply(self, base_tree: str, diff: bytes) -> str:
+        if base_tree != self.tree:
+            found = f"the base commit's tree is {self.tree}" if self.tree else "the repository has no such base commit"
+            raise Refused("BASE_TREE", found, "fetch the base commit, or get an unaltered copy of the bundle")
+        return self.objects.apply(base_tree, diff)
+
+    def snapshot_hash(self, tree: str) -> str:
+        return self.objects.snapshot_hash(tree)
+
+
+def _base_tree(objects: ObjectStore, repository: Path, commit: str | None) -> str:
+    """Raises InputError REPOSITORY_INVALID, REPOSITORY_NOT_FOUND; Refused REPOSITORY_OWNER, OBJECTS_MALFORMED."""
+    try:
+        return objects.fetch(str(repository.absolute()), commit).tree if commit is not None else ""
+    except InputError as error:
+        if error.code == "REF_NOT_FOUND":
+            return ""
+        raise
 
 
 def _stamp(directory: Path) -> dict[str, Any]:
@@ -204,7 +230,7 @@ def _base_commit(stamp: dict[str, Any]) -> str | None:
 def _document(found: list[Verified], loaded: LoadedTrust, require_all: bool) -> dict[str, Any]:
     now_s = int(time.time())
     about = {
-        "trust": _trust_facts(loaded, now_s), "verifier": {"id": VERIFIER, "version": version("gen4")},
+        "trust": _trust_facts(loaded, now_s), "verifier": {"id": VERIFIER_ID, "version": version("gen4")},
         "verified_at": timestamp_of(now_s), "accepted": all(one.accepted(require_all) for one in found),
     }  # fmt: skip
     bundles = [

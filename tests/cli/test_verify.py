@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,13 +14,15 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from activities.evidence.external import external_trajectory
 from activities.evidence.trusting import ROOT_PUBLIC, encode_trust, write_trust
 from activities.kernel.signing_keys import pem_of
 from cli.main import run
+from schemas.canonical import sha256_hex
 from schemas.evidence import PATCH, timestamp_of
 from schemas.rejection import REPORT
 from tests.cli.commands import Gen4
-from tests.evidence.workshop import POLICY_DIGEST, Workshop, make_workshop
+from tests.evidence.workshop import POLICY_DIGEST, Workshop, make_workshop, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 MUSEUM = ROOT / "tests" / "evidence" / "museum"
@@ -142,6 +145,65 @@ def test_without_a_trust_file_nothing_is_believed(home: Path, desk: Path, capsys
 def test_an_unsigned_file_where_a_root_key_is_known(home: Path, desk: Path, workshop: Workshop) -> None:
     (desk / "trust.json").write_bytes(encode_trust(workshop.trust))
     assert run(["verify", f"{desk}/one", "--trust", f"{desk}/trust.json"]) == 2
+
+
+# --- with the repository ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def repaired(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Workshop]:
+    """A repository with a bug, and a workshop whose bundle mends it."""
+    folder = tmp_path_factory.mktemp("source")
+    git = ["git", "-c", "user.name=mo", "-c", "user.email=mo@example.com", "-c", "init.defaultBranch=main", "-C", str(folder)]
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run([*git, *arguments], check=True, capture_output=True, text=True).stdout
+
+    (folder / "calc.py").write_text("def add(a, b):\n    return a - b\n")
+    ask("init", "-q")
+    ask("add", "calc.py")
+    ask("commit", "-q", "-m", "base")
+    (folder / "calc.py").write_text("def add(a, b):\n    return a + b\n")
+    ask("add", "calc.py")
+    diff = ask("diff", "--cached", "--full-index", "--no-color").encode()
+    base, base_tree = ask("rev-parse", "HEAD", "HEAD^{tree}").split()
+    result = ask("write-tree").strip()
+    line = f"100644 {sha256_hex((folder / 'calc.py').read_bytes())} calc.py\n"
+    source = workshop.inputs.source.model_copy(update={"base_commit": base, "base_tree": base_tree})
+    patch = workshop.request.patch.model_copy(
+        update={"base_tree": base_tree, "result_tree": result, "diff": reference(diff), "patch_sha256": sha256_hex(diff)}
+    )
+    inputs = dataclasses.replace(
+        workshop.inputs, source=source, diff=diff, trajectory=external_trajectory(source, patch, sha256_hex(line.encode()))
+    )
+    request = workshop.request.model_copy(update={"source": source, "patch": patch})
+    return folder, dataclasses.replace(workshop, inputs=inputs, request=request)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "reason"),
+    [
+        ({}, None, ""), ({"result_tree": "0" * 40}, "PATCH_TREE", "tree"), ({"base_tree": "0" * 40}, "PATCH_TREE", "BASE_TREE"),
+        ({"base_commit": "0" * 40}, "PATCH_TREE", "BASE_TREE"),
+    ],
+)  # fmt: skip
+def test_the_repository_decides_what_the_patch_does(
+    gen4: Gen4, desk: Path, repaired: tuple[Path, Workshop], change: dict[str, str], code: str | None, reason: str
+) -> None:
+    repository, workshop = repaired
+
+    def alter(stamp: dict[str, Any]) -> None:
+        stamp["source"].update(change)
+        stamp["gates"]["regression"]["baseline_commit"] = stamp["source"]["base_commit"]
+
+    for name, data in workshop.remade(workshop.inputs, stamp=alter).items():
+        (desk / "one" / name).write_bytes(data)
+    exit_code, document = gen4(
+        "verify", f"{desk}/one", "--trust", f"{desk}/trust.json", "--repository", str(repository), "--require-all"
+    )
+    refused = [(check["code"], check["reason"]) for check in document["checks"] if check["checked"] and not check["ok"]]
+    assert (exit_code, refused[:1]) == (int(code is not None), [(code, reason)] if code else [])
+    assert code or document["not_checked"] == []
 
 
 def test_it_works_with_networking_off(desk: Path, tmp_path: Path) -> None:

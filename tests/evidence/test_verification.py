@@ -336,6 +336,23 @@ def test_a_key_that_may_not_sign_this(workshop: Workshop, place: Place, changes:
     assert refused(workshop, place, workshop.files, _trusting(workshop, **changes)) == ("SIGNER_UNTRUSTED", reason)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"valid_until": timestamp_of(NOW_S + 60)},
+        {"revoked_at": timestamp_of(NOW_S - 60), "kept": ("KEPT",)},
+        {"revoked_at": timestamp_of(NOW_S + 60), "kept": ("KEPT",), "valid_until": timestamp_of(NOW_S + 60)},
+    ],
+    ids=["rotated", "revoked but kept", "rotated, revoked, kept"],
+)
+def test_bundles_outlive_the_rotation_of_their_key_and_kept_ones_its_revocation(
+    workshop: Workshop, place: Place, changes: dict[str, Any]
+) -> None:
+    changes = {**changes, "kept": tuple(workshop.stamp["bundle_digest"] for _ in changes.get("kept", ()))}
+    report = verify_bundle(place(workshop.files), _trusting(workshop, **changes), now_ms=NOW_MS + 10**12)
+    assert report.verdict == "pass"
+
+
 def test_a_trust_root_of_separated_roles_refuses_an_embedded_builder(workshop: Workshop, place: Place) -> None:
     separated = workshop.trust.model_copy(update={"assurance": "separated"})
     assert refused(workshop, place, workshop.files, separated) == ("SIGNER_UNTRUSTED", "assurance")

