@@ -39,7 +39,7 @@ from cli.reports import Report, read_report
 from cli.sarif import sarif
 from cli.summary import summary
 from cli.waivers import WaiversOption, read_waivers
-from schemas.error import InputError
+from schemas.error import InfrastructureError, InputError
 from schemas.request import CompileRequest, SessionResult, explain
 from workers.client import connect
 from workers.settings import Settings, read_settings
@@ -74,7 +74,8 @@ class Outputs:
                 raise InputError("OUT_EXISTS", f"{folder} exists already", "name a folder that does not exist yet")
         files = [self.junit, self.sarif, Path(self.summary) if self.summary not in ("", AUTO) else None]
         for path in (self.out, *(file for file in files if file is not None)):
-            if not path.absolute().parent.is_dir() or (path != self.out and path.is_dir()):
+            folder = path.absolute().parent
+            if not folder.is_dir() or not os.access(folder, os.W_OK) or (path != self.out and path.is_dir()):
                 raise InputError("OUT_INVALID", f"{path} cannot be written", "name a file in a folder that exists")
 
 
@@ -135,7 +136,12 @@ def register(app: typer.Typer) -> None:
             raise InputError("INVALID_INPUT", explain(error, CompileRequest), "see `gen4 compile --help`") from error
         result = session.run(_compile(settings, request))
         report = read_report(result)
-        result = _write(outputs, home, result, report)
+        try:
+            result = _write(outputs, home, result, report)
+        except OSError as error:
+            message = f"the verdict is {report.verdict}, but it could not be written: {error}"
+            remedy = f"free the disk, then copy {result.bundle or (result.rejection.report if result.rejection else None)}"
+            raise InfrastructureError("OUT_UNWRITABLE", message, remedy) from error
         emit(result) if as_json else _print(outputs, result, report)
         raise typer.Exit(report.exit_code)
 

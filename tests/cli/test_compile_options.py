@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from activities.evidence.reading import read_stamp
+from activities.evidence.seal import attestations_of
+from activities.record.home import Home
 from cli import compiling
 from cli.main import run
+from schemas.canonical import jcs
 from schemas.error import InputError
-from schemas.request import CompileRequest
+from schemas.request import CompileRequest, Rejection, SessionResult
 from tests.cli.commands import Gen4
+from tests.cli.test_compile_reports import RESULT, rejection
 from tests.e2e.harness import git
+from tests.evidence.workshop import make_workshop
 
 DIFF = "diff --git a/a.txt b/a.txt\n--- a/a.txt\n+++ b/a.txt\n@@ -1 +1 @@\n-one\n+two\n"
 WAIVER = {
@@ -119,3 +126,75 @@ def test_waivers_are_read_strictly(place: Path, gen4: Gen4, sent: list[CompileRe
 def test_foreign_text_in_an_error_is_no_command(place: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compile", "--out", "o", "--patch", "x\n::error::forged"]) == 2
     assert not any(line.startswith("::") for line in capsys.readouterr().err.splitlines())
+
+
+# --- what is written, given what the fabric answers --------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers(place: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[SessionResult], None]:
+    def answer(result: SessionResult) -> None:
+        async def compiled(settings: Any, request: CompileRequest) -> SessionResult:
+            return result
+
+        monkeypatch.setattr(compiling, "_compile", compiled)
+
+    return answer
+
+
+def bundle(place: Path) -> SessionResult:
+    files = make_workshop().files
+    folder = place / "sealed"
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    folder.chmod(0o555)
+    beside = attestations_of(Home(place / "home").attestations, read_stamp(files["stamp.json"]))
+    beside.mkdir(parents=True)
+    (beside / "root.layout").write_text("{}")
+    return RESULT.model_copy(update={"bundle": str(folder), "trust": "/trust.json"})
+
+
+OUTPUTS = ("--junit", "../../j.xml", "--sarif", "../../s.sarif", "--summary", "../../s.md")
+
+
+def test_an_accepted_change_leaves_bundle_attestations_and_reports(
+    place: Path, gen4: Gen4, answers: Callable[[SessionResult], None]
+) -> None:
+    answers(bundle(place))
+    code, document = gen4("compile", "--out", "../../out", "--patch", "../../fix.patch", *OUTPUTS)
+    assert (code, document["bundle"]) == (0, "../../out")
+    assert {path.name for path in (place / "out").iterdir()} == set(make_workshop().files)
+    assert [path.name for path in (place / "out.attestations").iterdir()] == ["root.layout"]
+    assert json.loads((place / "s.sarif").read_text())["version"] == "2.1.0"
+    assert "accepted" in (place / "s.md").read_text() and b"<testsuites" in (place / "j.xml").read_bytes()
+    assert not [path for path in place.iterdir() if path.name.startswith(".")], "nothing half-made stays"
+
+
+def test_a_refused_change_leaves_its_report(
+    place: Path, gen4: Gen4, answers: Callable[[SessionResult], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = place / "report"
+    report.mkdir()
+    (report / "rejection.json").write_bytes(jcs(rejection()))
+    told = Rejection(stage="regression gate", codes=("REG_TEST_LOST",), message="no", report=str(report))
+    answers(RESULT.model_copy(update={"rejection": told}))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place / "step.md"))
+    (place / "step.md").write_text("before\n")
+    code, document = gen4("compile", "--out", "../../out", "--patch", "../../fix.patch", "--summary", "auto")
+    assert (code, document["rejection"]["report"]) == (1, "../../out")
+    assert [path.name for path in (place / "out").iterdir()] == ["rejection.json"]
+    assert (place / "step.md").read_text().startswith("before\n## gen4 compile: rejected")
+
+
+def test_a_verdict_that_cannot_be_written_is_no_verdict(
+    place: Path, gen4: Gen4, answers: Callable[[SessionResult], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    answers(bundle(place))
+    monkeypatch.setattr(compiling.shutil, "copytree", full)
+    code, document = gen4("compile", "--out", "../../out", "--patch", "../../fix.patch")
+    assert (code, document["error"]["code"]) == (3, "OUT_UNWRITABLE") and not (place / "out").exists()
+    assert str(place / "sealed") in document["error"]["remedy"]
