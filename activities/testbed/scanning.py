@@ -68,7 +68,7 @@ class Scanner:
     def scan(self, request: ScanTree, heartbeat: Heartbeat) -> ScannedTree:
         """Raises InfrastructureError where the scanners cannot be had or no sandbox started: then nothing was learnt."""
         changes = self._objects.changes(request.against, request.tree)
-        gone = tuple(change.path for change in changes if change.status == "D")[:_MOST_GONE]
+        gone = tuple(_shown(change.path) for change in changes if change.status == "D")[:_MOST_GONE]
         files_of_tree = (entry for entry in self._objects.entries(request.tree) if entry.type == "blob")
         size = sum(entry.size or 0 for entry in files_of_tree if not is_test_path(entry.path))
         wanted = [
@@ -148,9 +148,14 @@ def _finding(document: dict[str, Any], files: dict[str, _File]) -> Finding:
     content = f"{tool}\0{rule}\0".encode() + text
     severity: Severity = document["severity"] if tool == "bandit" else _severity(rule, file.path)
     return Finding(
-        tool=tool, rule=rule, severity=severity, path=file.path, line=number, message=str(document["message"]),
-        fingerprint=sha256_hex(file.path.encode("utf-8", "surrogateescape") + b"\0" + content), content=sha256_hex(content),
+        tool=tool, rule=rule, severity=severity, path=_shown(file.path), line=number, message=str(document["message"]),
+        fingerprint=sha256_hex(os.fsencode(file.path) + b"\0" + content), content=sha256_hex(content),
     )  # fmt: skip
+
+
+def _shown(path: str) -> str:
+    """A path of git's is bytes; what leaves here is text."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _severity(rule: str, path: str) -> Severity:

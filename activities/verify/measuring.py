@@ -14,6 +14,7 @@ from schemas.regression import Severity
 WHOLE = "*"
 """Subject of what has no parts, e.g. the coverage of a tree."""
 _NAMED = 10
+_LONGEST = 1_000
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,9 @@ class Tolerances(Payload):
 
 
 def some(names: tuple[str, ...]) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    """The first names, cut where they are too long to read, and how many more there are."""
+    shown = [name if len(name) <= _LONGEST else name[:_LONGEST] + "…" for name in names[:_NAMED]]
+    return ", ".join(shown) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def per_cent(basis_points: int) -> str:

@@ -65,6 +65,12 @@ def test_a_line_that_moves_keeps_its_fingerprint_and_its_content_in_another_file
     assert shell.fingerprint != other.fingerprint and shell.content == other.content
 
 
+def test_names_that_are_no_text(scan: Scan) -> None:
+    result, findings = scan({"gone\udce9": "a"}, {"caf\udce9.py": SHELL})
+    assert result.gone == ("gone\\xe9",)
+    assert {one.path for one in findings} == {"caf\\xe9.py"}
+
+
 def test_what_is_not_scanned_is_said(scan: Scan) -> None:
     result, findings = scan({}, {f"{number}.txt": str(number) for number in range(5_001)})
     assert result.findings is None and "5001 files differ" in result.message and findings == []
