@@ -312,13 +312,13 @@ def test_no_changed_byte_is_accepted(data: st.DataObject, authority: Authority, 
     reason_of(bytes(raw), authority)
 
 
-def test_no_bit_of_a_time_stamp_can_be_changed(authority: Authority) -> None:
+def test_no_byte_of_a_time_stamp_can_be_changed(authority: Authority) -> None:
     """Also not in the parts that nobody signed: versions, the name of the signature's algorithm."""
     stamp, root = base64.b64decode(authority.stamp(b"signature")["signedTimestamp"]), read_root(authority.root)
     accepted = []
-    for place in range(len(stamp) * 8):
+    for place in range(len(stamp)):
         changed = bytearray(stamp)
-        changed[place // 8] ^= 1 << place % 8
+        changed[place] ^= 1 << place % 8
         data = TimestampVerificationData.model_validate({"rfc3161Timestamps": [{"signedTimestamp": b64(bytes(changed))}]})
         with contextlib.suppress(KeylessRefused):
             accepted.append((place, stamped_at(data, b"signature", root)))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,6 @@ import pytest
 from activities.evidence import keyless
 from activities.evidence.keyless_signing import KeylessSigner, sign, trusted_root_document
 from activities.evidence.signing import StatementSigner
-from schemas.canonical import sha256_hex
 from schemas.error import InfrastructureError, InputError, Refused
 from schemas.evidence import PAYLOAD_TYPE
 from tests.evidence.sigstore.authority import IDENTITY, STATEMENT, Authority
@@ -135,27 +132,6 @@ def test_what_another_log_says_is_not_passed_on(authority: Authority, stranger: 
     config.write_text(redirected(authority.config, "rekorTlogUrls", url))
     with pytest.raises(InfrastructureError, match="what the services gave does not verify: log_unknown"):
         KeylessSigner(config, token_file).sign_statement(STATEMENT)
-
-
-def test_the_client_of_sigstore_verifies_it(authority: Authority, tmp_path: Path) -> None:
-    """Its own command, offline, on the artifact that the statement is about."""
-    artifact = tmp_path / "diff.patch"
-    artifact.write_bytes(b"diff")
-    bundle, statement = tmp_path / "bundle.json", STATEMENT.replace(b"0" * 64, sha256_hex(b"diff").encode())
-    bundle.write_bytes(sign(statement, authority.config, authority.token()))
-    (tmp_path / "config.json").write_text(authority.config)
-
-    def verified(identity: str) -> bool:
-        argv = [
-            sys.executable, "-P", "-m", "sigstore", "--trust-config", "config.json", "verify", "identity",
-            "--bundle", bundle.name, "--cert-identity", identity, "--cert-oidc-issuer", authority.folder.facts.url,
-            "--offline", artifact.name,
-        ]  # fmt: skip
-        return subprocess.run(argv, cwd=tmp_path, capture_output=True, check=False).returncode == 0
-
-    assert verified(IDENTITY) and not verified("urn:someone:else")
-    artifact.write_bytes(b"another")
-    assert not verified(IDENTITY)
 
 
 def test_the_pinned_document_is_the_one_that_the_authority_writes(authority: Authority) -> None:
