@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from activities.evidence import sigstore_bundle
 from activities.evidence.content import LINE_LIMIT
 from activities.evidence.signing import Signer
+from activities.evidence.trusting import load_trust
 from activities.evidence.verification import CODES, verify_bundle
 from activities.kernel import dsse
 from schemas.canonical import jcs, sha256_hex
@@ -43,6 +44,7 @@ from schemas.verdict import judge
 from tests.evidence.workshop import BASE, NOW_S, PATCHED, Workshop, make_run, make_trust, trusted
 
 NOW_MS = NOW_S * 1000 + 5_000
+MUSEUM = Path(__file__).parent / "museum"
 Files = dict[str, bytes]
 Place = Callable[[Files], Path]
 
@@ -75,6 +77,16 @@ def test_a_good_bundle_passes_every_check_but_the_one_without_input(workshop: Wo
 def test_a_bundle_without_the_optional_envelope_passes(workshop: Workshop, place: Place) -> None:
     files = {name: workshop.files[name] for name in REQUIRED_MEMBERS}
     assert verify(place(files), workshop.trust).verdict == "pass"
+
+
+def test_a_bundle_of_the_first_release_passes_and_no_change_of_it_does(place: Place) -> None:
+    trust = load_trust(MUSEUM / "trust-1.json")
+    files = {path.name: path.read_bytes() for path in (MUSEUM / "stamp-1").iterdir()}
+    assert verify(place(files), trust).verdict == "pass"
+    for name, data in files.items():
+        for at in (0, len(data) // 2, len(data) - 1):
+            changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+            assert verify(place({**files, name: changed}), trust).verdict == "fail", (name, at)
 
 
 def test_the_order_of_subjects_means_nothing(workshop: Workshop, place: Place) -> None:
