@@ -36,7 +36,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 
 
 
 def job(work: Path, **more: Any) -> dict[str, Any]:
-    common: dict[str, Any] = {"work": str(work), "environment": "/nonexistent", "python_path": ["."], "env": {}, "pytest_args": []}
+    common = {"work": str(work), "environment": "/nonexistent", "python_path": ["."], "env": {}, "pytest_args": []}
     return {**common, "test_ms": 5_000, "wall_ms": 30_000, **more}
 
 
