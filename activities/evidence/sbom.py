@@ -59,10 +59,7 @@ def _wheel(wheel: Wheel) -> Component:
         bom_ref=f"wheel:{wheel.filename}",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=wheel.sha256)],
     )
-    # Some packages put the whole text of their licence where its name belongs.
-    if name := wheel.license.strip().partition("\n")[0][:_LICENSE_LIMIT]:
-        component.licenses.add(LicenseFactory().make_from_string(name))
-    return component
+    return _licensed(component, wheel.license)
 
 
 def _node_package(package: NodePackage) -> Component:
@@ -75,8 +72,13 @@ def _node_package(package: NodePackage) -> Component:
         bom_ref=f"npm:{package.path}",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)],
     )
-    if package.license:
-        component.licenses.add(LicenseFactory().make_from_string(package.license[:_LICENSE_LIMIT]))
+    return _licensed(component, package.license)
+
+
+def _licensed(component: Component, text: str) -> Component:
+    """Some packages put the whole text of their licence where its name belongs."""
+    if name := text.strip().partition("\n")[0][:_LICENSE_LIMIT]:
+        component.licenses.add(LicenseFactory().make_from_string(name))
     return component
 
 

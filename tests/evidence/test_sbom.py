@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from activities.evidence.sbom import Target, write_sbom
 from schemas.canonical import jcs
-from schemas.testing import EnvironmentLock, Wheel
+from schemas.testing import EnvironmentLock, NodeEnvironmentLock, NodePackage, Wheel
 
 BASE = {"libc6:amd64": "2.36-9", "tzdata": "2025a"}
 
@@ -65,3 +65,24 @@ def test_whatever_a_package_says_of_its_licence_the_document_is_whole(text: str)
         kinds = [kind for licence in licences for kind in licence]
         assert kinds in ([], ["license"], ["expression"])
     assert len(list(Bom.from_json(document).components)) == 3  # type: ignore[attr-defined]  # made by a decorator
+
+
+def test_packages_of_a_javascript_target_are_listed_each_where_it_lies() -> None:
+    """The same release may lie in two folders, and a workspace is part of the target, not of its environment."""
+    packages = tuple(
+        NodePackage(path=path, name=name, version="1.0.0", sha256="ab" * 32, integrity="", license=licence, link=link)
+        for path, name, licence, link in (
+            ("node_modules/@scope/a", "@scope/a", "ISC", ""), ("node_modules/b", "b", " ", ""),
+            ("node_modules/@scope/a/node_modules/b", "b", "", ""), ("node_modules/own", "own", "", "packages/own"),
+        )
+    )  # fmt: skip
+    plain = lock("MIT").model_dump(exclude={"schema_version"})
+    node = NodeEnvironmentLock(**plain, node_version="22.1.0", packages=packages)
+    document = json.loads(write_sbom(Target("calc", "c0" * 20), node, BASE))
+    found = {one["bom-ref"]: one for one in document["components"] if one["bom-ref"].startswith("npm:")}
+    assert set(found) == {"npm:node_modules/@scope/a", "npm:node_modules/b", "npm:node_modules/@scope/a/node_modules/b"}
+    assert found["npm:node_modules/@scope/a"]["purl"] == "pkg:npm/%40scope/a@1.0.0"
+    assert found["npm:node_modules/@scope/a"]["licenses"] == [{"license": {"id": "ISC"}}]
+    assert "licenses" not in found["npm:node_modules/b"]
+    (target,) = [one for one in document["dependencies"] if one["ref"] == "target"]
+    assert set(target["dependsOn"]) == {*found, "base", "wheel:p0-1.0-py3-none-any.whl"}
