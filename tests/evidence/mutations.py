@@ -400,6 +400,29 @@ def _tricked(data: bytes) -> Iterator[tuple[str, bytes]]:
     )  # fmt: skip
 
 
+_SHAPES = (
+    b"[]", b"{}", b"null", b"true", b"0", b'""', b'"x"', b"[{}]", b'[["a"]]', b'{"":{}}', b'{"schema_version":[]}',
+    b'{"schema_version":"stamp/1"}', b'{"signer":[],"created_at":0}', b'{"predicate":[],"subject":{}}', b'{"_type":null}',
+    b"1e300",
+)  # fmt: skip
+
+
+def other_shapes(workshop: Workshop, rng: random.Random) -> Iterator[Mutation]:
+    """Strict JSON that is something else altogether, signed by the trusted key: refused, and nothing breaks."""
+    for data in _SHAPES:
+        shown = data.decode()
+        yield mutation(f"stamp is {shown}", resealed(workshop, {STAMP: data}), "SIGNER_UNTRUSTED", "STAMP_SCHEMA")
+        yield mutation(f"test results are {shown}", resealed(workshop, {TEST_RESULTS: data}), "GATE_NOT_PASSED")
+        yield mutation(f"policy check is {shown}", resealed(workshop, {POLICY_CHECK: data}), "POLICY_DIGEST")
+        yield mutation(f"SBOM is {shown}", resealed(workshop, {SBOM: data}), "POLICY_DIGEST")
+        yield mutation(f"a step is {shown}", resealed(workshop, {TRAJECTORY: data + b"\n"}), "TRAJECTORY_CHAIN", reason="step")
+        yield mutation(f"statement is {shown}", workshop.signed(workshop.files, data), "SIGNER_UNTRUSTED", reason="builder")
+        for name in ENVELOPES:
+            yield mutation(f"{name} is {shown}", {**workshop.files, name: data}, SIGNATURE)
+    yield mutation("the patch is empty", resealed(workshop, {PATCH: b""}), "TRAJECTORY_PATCH", reason="patch_sha256")
+    yield mutation("no step", resealed(workshop, {TRAJECTORY: b""}), STRICT, reason="trailing")
+
+
 # --- envelopes, checksums ---------------------------------------------------------------------------------------------
 
 
@@ -641,6 +664,6 @@ def time_tricks(workshop: Workshop, rng: random.Random) -> Iterator[Mutation]:
 
 
 GROUPS: tuple[Callable[[Workshop, random.Random], Iterator[Mutation]], ...] = (
-    member_bytes, mixtures, unsigned_fields, stranger_fields, trusted_fields, json_tricks, envelope_tricks, checksum_tricks,
-    folder_tricks, trust_tricks, time_tricks,
+    member_bytes, mixtures, unsigned_fields, stranger_fields, trusted_fields, json_tricks, other_shapes, envelope_tricks,
+    checksum_tricks, folder_tricks, trust_tricks, time_tricks,
 )  # fmt: skip
