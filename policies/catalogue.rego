@@ -34,8 +34,8 @@ descriptors := {
 	"testbed.remember_runs": "a138cc5530a7b5ad8677c46db36e4410dcaf37e680c78064ed38e8fa3f44cea9",
 	"testbed.run_benchmark": "bdd46591973e236a7bbc891f01f622f301fd45921ef3ecf8ba2bb39a2557bcf7",
 	"testbed.run_tests": "4ff49cfbaf057b60269347d9a0aaa34d179787dd783a8c5b85b233016772db3b",
-	"testbed.scan_tree": "b1200861cf192ce3cf1fcf474eb69a18a2ff6589058f14130e84808d1719f71b",
+	"testbed.scan_tree": "4507d69ca2bcd4d07c37a54ca9dea1b854b28e4b9c458a7b80d9efdcb0ea06a0",
 	"verify.determinism_gate": "b155c2ad8a82b2211cb575f33b2695a2ce729a78e93f6e64b6bdb1eb87368d17",
 	"verify.judge_runs": "f5633ce8be321962f2897940f95d8618aa5360de19fda7d78b78bfb6f38be904",
-	"verify.regression_gate": "8afbebd7fda2e4d55bb622c3d0c62b21162480dc02ebb1de07d0e0a9bda8e3c6",
+	"verify.regression_gate": "639f0f2fd3ac8b07c9d21ce2bfa6e76364600d8cb62bf7485721b74b287ab1d3",
 }

@@ -70,6 +70,8 @@ class ScannedTree(Payload):
 
     findings: BlobRef | None
     message: str = ""
+    scanners_missing: bool = False
+    """That is why there are no findings: nothing was said about the tree."""
     files: int
     """Scanned."""
     size_bytes: int

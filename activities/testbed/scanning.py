@@ -26,8 +26,10 @@ from activities.testbed.environment import Environments
 from activities.testbed.harness import collect, describe_end, harness_version, pinned_requirements, start
 from activities.testbed.protocol import HarnessBroken, parse_line
 from schemas.canonical import jcs_sha256, sha256_hex
+from schemas.error import Refused
 from schemas.regression import Finding, ScannedTree, ScanTree, Severity
 from schemas.test_paths import is_test_path
+from schemas.testing import Limits
 
 Heartbeat = Callable[[], None]
 SCANNERS = Path(__file__).resolve().parents[2] / "deploy" / "sandbox" / "scanners.txt"
@@ -66,7 +68,7 @@ class Scanner:
         self._root, self._backend = root, backend
 
     def scan(self, request: ScanTree, heartbeat: Heartbeat) -> ScannedTree:
-        """Raises InfrastructureError where the scanners cannot be had or no sandbox started: then nothing was learnt."""
+        """Raises InfrastructureError where the index cannot be reached or no sandbox started: then nothing was learnt."""
         changes = self._objects.changes(request.against, request.tree)
         gone = tuple(_shown(change.path) for change in changes if change.status == "D")[:_MOST_GONE]
         files_of_tree = (entry for entry in self._objects.entries(request.tree) if entry.type == "blob")
@@ -89,7 +91,12 @@ class Scanner:
 
     def _look(self, wanted: Sequence[tuple[str, str]], request: ScanTree, heartbeat: Heartbeat) -> ScannedTree:
         files = list(self._files(wanted))
-        findings, tools, message = self._look_at(files, request, heartbeat) if files else ([], {}, "")
+        try:
+            scanners = self._environments.tools(pinned_requirements(SCANNERS), heartbeat)
+        except Refused as error:
+            message = f"the index does not have the scanners: {error.message}"
+            return ScannedTree(findings=None, message=message, scanners_missing=True, files=0, size_bytes=0)
+        findings, tools, message = self._look_at(files, request.limits, scanners, heartbeat) if files else ([], {}, "")
         if findings is None:
             return ScannedTree(findings=None, message=message, files=len(files), size_bytes=0)
         stored = self._blobs.put_json([finding.model_dump(mode="json") for finding in findings])
@@ -115,15 +122,14 @@ class Scanner:
                 yield file
 
     def _look_at(
-        self, files: list[_File], request: ScanTree, heartbeat: Heartbeat
+        self, files: list[_File], limits: Limits, scanners: Path, heartbeat: Heartbeat
     ) -> tuple[list[Finding] | None, dict[str, str], str]:
         job = {
             "python": [file.name for file in files if file.is_source],
             "texts": [file.name for file in files if len(file.data) <= _LARGEST_TEXT and b"\0" not in file.data],
         }
-        tools = self._environments.tools(pinned_requirements(SCANNERS), heartbeat)
         with start(
-            self._backend, self._root, mode="scan", job=job, limits=request.limits, environment=tools,
+            self._backend, self._root, mode="scan", job=job, limits=limits, environment=scanners,
             write_archive=lambda out: _archive(files, out),
         ) as process:  # fmt: skip
             lines = collect(process, heartbeat)

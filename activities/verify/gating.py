@@ -143,6 +143,9 @@ class RegressionGate:
         if base is None or patched is None:
             missing["security"] = missing["size"] = "the trees were not scanned"
             return None
+        if patched.scanners_missing:
+            missing["security"] = patched.message
+            return None
         if base.findings is None:
             missing["security"] = f"the scan of the base tree came to no end: {base.message}"
             return None

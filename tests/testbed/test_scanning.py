@@ -8,6 +8,7 @@ import pytest
 
 from activities.testbed.scanning import SCANNERS, Scanner
 from schemas.capabilities import ScanTree
+from schemas.error import Refused
 from schemas.regression import Finding, ScannedTree
 from tests.testbed.conftest import LIMITS, Bed, Files
 
@@ -88,6 +89,18 @@ def test_the_same_files_are_scanned_once(bed: Bed, root, backend, monkeypatch: p
     scanner.scan(request.model_copy(update={"fresh": True}), lambda: None)
     scanner.scan(ScanTree(tree=more, against=empty, limits=LIMITS), lambda: None)
     assert len(began) == 2
+
+
+def test_an_index_without_the_scanners_is_no_fault_of_the_tree(bed: Bed, root, backend, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def none(*_: object) -> None:
+        raise Refused("ENVIRONMENT_UNRESOLVED", "no bandit here")
+
+    monkeypatch.setattr(bed.environments, "tools", none)
+    scanner = Scanner(bed.home, bed.blobs, bed.objects, bed.environments, root, backend)
+    request = ScanTree(tree=bed.tree({"a.py": "x = 1\n"}), against=bed.tree({}), limits=LIMITS, fresh=True)
+    result = scanner.scan(request, lambda: None)
+    assert (result.findings, result.scanners_missing, result.size_bytes) == (None, True, 6)
+    assert "no bandit here" in result.message
 
 
 def test_scanners_are_pinned_by_hash() -> None:

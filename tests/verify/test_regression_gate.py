@@ -110,6 +110,9 @@ def waiver(metric: str, subject: str = "*", expires_at: str = "2999-01-01T00:00:
 FINDING = Finding(tool="bandit", rule="B307", severity="high", path="a.py", line=1, fingerprint="1" * 64, content="2" * 64)
 
 
+NO_SCANNERS = ScannedTree(findings=None, message="the index has none", scanners_missing=True, files=0, size_bytes=1)
+
+
 def test_everything_is_measured_and_nothing_got_worse(bench: Bench) -> None:
     report = bench.gate()
     assert (report.verdict, report.codes, tuple(metric.name for metric in report.metrics)) == ("pass", (), MEASURED)
@@ -162,6 +165,7 @@ def test_a_test_that_got_slower_in_every_run(bench: Bench) -> None:
         ({"base_scan": None}, "REG_SECURITY", "not scanned"),
         ({"patched_scan": None}, "REG_SIZE", "not scanned"),
         ({"base_scan": ScannedTree(findings=None, message="killed", files=1, size_bytes=1)}, "REG_SECURITY", "killed"),
+        ({"patched_scan": NO_SCANNERS}, "REG_SECURITY", "the index"),
     ],
 )
 def test_what_is_not_measured_is_absent_with_its_reason(bench: Bench, change: dict[str, Any], code: str, why: str) -> None:
