@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from activities.evidence.key_ring import KeyRing
+from activities.evidence.key_ring import Assurance, KeyRing
+from activities.evidence.signing import Signer
 from activities.evidence.trusting import ROOT_PUBLIC, TRUST_FILE, read_trust
 from activities.record.store import now_ms
 from cli.fabric import Json
@@ -18,6 +19,7 @@ from schemas.error import InputError
 from schemas.event import Actor, EventDraft
 from schemas.model import Digest, Door
 from schemas.task import tenant_keys
+from schemas.trust import Trust
 from workers.settings import Settings, read_settings
 
 RootKey = Annotated[
@@ -53,6 +55,8 @@ def register(app: typer.Typer) -> None:
 
         Example: `gen4 keys new --root /media/safe/root.pem`
         """
+        if root is None:
+            _refuse_without_key(read_settings())
         local, ring, actor = _opened(root_key, token_file, ssh_key)
         now_s = now_ms() // 1000
         if root is not None:
@@ -101,6 +105,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `gen4 keys rotate`
         """
+        _refuse_without_key(read_settings())
         local, ring, actor = _opened(root_key, token_file, ssh_key)
         old, fresh = ring.rotate(now_ms() // 1000)
         _record(local, actor, "key.rotated", {"purpose": "signing", "hint": fresh, "replaces": old})
@@ -109,7 +114,7 @@ def register(app: typer.Typer) -> None:
 
     @group.command()
     def revoke(
-        hint: Annotated[str, typer.Argument(help="The key, as `gen4 keys list` shows it.")],
+        name: Annotated[str, typer.Argument(help="Hint of a key, or identity of a keyless signer, as `gen4 keys list` has it.")],
         reason: Annotated[str, typer.Option(help="Why; recorded with who did it.")],
         keep: Annotated[
             list[str] | None,
@@ -117,7 +122,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         root_key: RootKey = None, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
     ) -> None:  # fmt: skip
-        """No bundle of this key is valid any more. It is never taken back.
+        """No bundle of this signer is valid any more, but those that are proven to be older. It is never taken back.
 
         Rotate first when it is the key that signs now. Verifiers learn it from the new trust file.
 
@@ -125,13 +130,13 @@ def register(app: typer.Typer) -> None:
         """
         local, ring, actor = _opened(root_key, token_file, ssh_key)
         kept = tuple(_digest(text) for text in keep or ())
-        signs = any(key.hint == hint and key.signs for key in ring.listed())
-        revoked = ring.revoke(hint, kept, now_ms() // 1000)
-        _record(local, actor, "key.revoked", {"purpose": "signing", "hint": hint, "reason": reason, "kept": list(kept)})
+        signs = any(key.hint == name and key.signs for key in ring.listed())
+        revoked = ring.revoke(name, kept, now_ms() // 1000)
+        _record(local, actor, "key.revoked", {"purpose": "signing", "hint": name, "reason": reason, "kept": list(kept)})
         if as_json:
-            emit({"hint": hint, "revoked_at": revoked.revoked_at, "kept": list(revoked.kept), "signs": signs})
+            emit({"hint": name, "revoked_at": revoked.revoked_at, "kept": list(revoked.kept), "signs": signs})
             return
-        show(f"{hint} is revoked; {len(revoked.kept)} of its bundles stay valid")
+        show(f"{name} is revoked; {len(revoked.kept)} of its bundles stay valid")
         if signs:
             show("it is the key that signs: nothing that it seals verifies until you run `gen4 keys rotate`")
 
@@ -139,6 +144,10 @@ def register(app: typer.Typer) -> None:
     def issue(
         policy: Annotated[
             list[str] | None, typer.Option(metavar="sha256:…", help="Digest of a further policy to trust (repeatable).")
+        ] = None,
+        assurance: Annotated[
+            Assurance | None,
+            typer.Option(help="What it demands: `separated` refuses bundles of a signer that shared a user with the worker."),
         ] = None,
         root_key: RootKey = None, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
     ) -> None:  # fmt: skip
@@ -150,26 +159,38 @@ def register(app: typer.Typer) -> None:
         """
         local, ring, actor = _opened(root_key, token_file, ssh_key)
         policies = tuple(_digest(text) for text in policy or ())
-        trust = ring.issue(policies, now_ms() // 1000)
-        _record(local, actor, "config.changed", {"what": "trust", "version": trust.version, "policy_digests": list(policies)})
+        trust = ring.issue(policies, now_ms() // 1000, assurance)
+        _record(local, actor, "config.changed", _issued(trust, policies))
         document = {"version": trust.version, "expires_at": trust.expires_at}
         emit(document) if as_json else show(f"trust file: version {trust.version}, until {trust.expires_at}")
 
 
 def _opened(root_key: Path | None, token_file: Path | None, ssh_key: Path | None) -> tuple[LocalStore, KeyRing, Actor]:
     settings = read_settings()
-    _refuse_foreign_signer(settings)
     local = open_local(settings)
     actor = operator_of(local, settings, "operator", "tenant_admin", token_file=token_file, ssh_key=ssh_key)
-    return local, KeyRing(local.home, root_key), actor
+    if settings.proof_of_time == "none" or settings.sigstore_config is None:
+        return local, KeyRing(local.home, root_key), actor
+    config, proof = settings.sigstore_config, settings.proof_of_time
+    return local, KeyRing(local.home, root_key, lambda key, now_s: _timed(key, config, proof).trusted(now_s)), actor
 
 
-def _refuse_foreign_signer(settings: Settings) -> None:
-    if settings.signer_socket is not None or settings.signing_key is not None:
+def _timed(key: Signer, config: Path, proof: Literal["timestamp", "log"]) -> Signer:
+    from activities.evidence.timed_signing import timed  # Sigstore takes half a second to import
+
+    return timed(key, config, proof)
+
+
+def _refuse_without_key(settings: Settings) -> None:
+    if settings.signer_socket or settings.signing_key or settings.identity_token_file:
         raise InputError(
             "KEY_ELSEWHERE", "the signing key of this fabric is not in its home",
             "change it where it is (see docs/guides/signing.md), then run `gen4 up`, which names the new one in the trust file",
         )  # fmt: skip
+
+
+def _issued(trust: Trust, policies: tuple[str, ...]) -> dict[str, Any]:
+    return {"what": "trust", "version": trust.version, "policy_digests": list(policies), "assurance": trust.assurance}
 
 
 def _record(

@@ -71,25 +71,20 @@ class SignerOptions:
 
     def _by_services(self) -> StatementSigner:
         from activities.evidence.keyless_signing import KeylessSigner  # Sigstore takes half a second to import
-        from activities.evidence.timed_signing import TimedSigner
+        from activities.evidence.timed_signing import timed
 
         if self.sigstore_config is None:
             remedy = "name in GEN4_SIGSTORE_CONFIG the client trust configuration of the services"
             raise InputError("SIGSTORE_CONFIG", "no services are named", remedy)
         if self.identity_token is not None:
             return KeylessSigner(self.sigstore_config, self.identity_token, self.identity)
-        try:
-            config = self.sigstore_config.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError("SIGSTORE_CONFIG", f"cannot read {self.sigstore_config}: {error}", "name a readable file") from error
-        return TimedSigner(self._key(), config, "log" if self.proof_of_time == "log" else "timestamp")
+        return timed(self._key(), self.sigstore_config, "log" if self.proof_of_time == "log" else "timestamp")
 
     def believed(self) -> Believed:
         separated = public_keys(self.separated_executors)
         return Believed(
             executors=(*separated, *public_keys(self.executors)), separated=separated, policy_digests=self.policy_digests
         )
-
 
     def base_packages(self, digest: str) -> Mapping[str, str]:
         """Raises InfrastructureError ROOTFS_MISSING."""

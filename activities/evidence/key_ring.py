@@ -6,7 +6,7 @@ A crash between two steps leaves a signer whose bundles verify: a new key is tru
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from schemas.evidence import Timestamp, timestamp_of
 from schemas.model import Payload
 from schemas.trust import Trust, Trusted
 
+Assurance = Literal["single_operator", "separated"]
 _NEW_KEY = "signer.new.pem"
 
 
@@ -41,10 +42,12 @@ class ListedKey(Payload):
 
 @dataclass(frozen=True)
 class KeyRing:
-    """Keys of the embedded signer. ``root_key``: where the root's private key lies, when it is not in the home."""
+    """Keys of the embedded signer. ``root_key``: where the root's private key lies, when it is not in the home; ``name``: how a
+    trust file names a key that signs, from some second on."""
 
     home: Home
     root_key: Path | None = None
+    name: Callable[[Signer, int], Trusted] = Signer.trusted
 
     def create(self, now_s: int) -> Trust:
         """The first signing key. Raises InputError KEY_EXISTS."""
@@ -71,20 +74,23 @@ class KeyRing:
         self._trust.change(lambda trust: _changed(trust, old.hint, {"valid_until": timestamp_of(now_s + 1)}), now_s)
         return old.hint, new.hint
 
-    def revoke(self, hint: str, kept: tuple[str, ...], now_s: int) -> Trusted:
-        """From now on no bundle of the key is valid but those ``kept``, by their digests.
+    def revoke(self, name: str, kept: tuple[str, ...], now_s: int) -> Trusted:
+        """From now on no bundle of the signer is valid but those ``kept``, by their digests, and those proven to be older.
+
+        Args:
+            name: hint of a key, or identity of a keyless signer.
 
         Raises:
             InputError: KEY_UNKNOWN, KEY_REVOKED.
         """
-        found = [one for one in self.trust().signers if one.hint == hint]
+        found = [one for one in self.trust().signers if _name_of(one) == name]
         if not found:
-            raise InputError("KEY_UNKNOWN", f"no signer has the hint {hint!r}", "list them with `gen4 keys list`")
+            raise InputError("KEY_UNKNOWN", f"no signer is called {name!r}", "list them with `gen4 keys list`")
         if found[0].revoked_at is not None:
-            raise InputError("KEY_REVOKED", f"{hint} was revoked at {found[0].revoked_at}", "a revocation is never taken back")
-        change = {"revoked_at": timestamp_of(now_s), "kept": tuple(sorted({*found[0].kept, *kept}))}
-        trust = self._trust.change(lambda trust: _changed(trust, hint, change), now_s)
-        return next(one for one in trust.signers if one.hint == hint)
+            raise InputError("KEY_REVOKED", f"{name} was revoked at {found[0].revoked_at}", "a revocation is never taken back")
+        change = {"revoked_at": timestamp_of(now_s), "kept": tuple(sorted(set(kept)))}
+        trust = self._trust.change(lambda trust: _changed(trust, name, change), now_s)
+        return next(one for one in trust.signers if _name_of(one) == name)
 
     def listed(self) -> list[ListedKey]:
         signing = self._signing_hint()
@@ -113,11 +119,13 @@ class KeyRing:
         (self.home.keys / ROOT_KEY).unlink(missing_ok=True)
         return hint_of(root.public_key())
 
-    def issue(self, policy_digests: tuple[str, ...], now_s: int) -> Trust:
-        """The trust file anew, with a full lifetime, and with further policies."""
+    def issue(self, policy_digests: tuple[str, ...], now_s: int, assurance: Assurance | None = None) -> Trust:
+        """The trust file anew, with a full lifetime, with further policies, and with what it demands of builders."""
         trust = self.trust()
-        wider = trust.model_copy(update={"policy_digests": tuple(sorted({*trust.policy_digests, *policy_digests}))})
-        return self._trust.issue(wider, self._trust.root(), now_s)
+        change = {
+            "policy_digests": tuple(sorted({*trust.policy_digests, *policy_digests})), "assurance": assurance or trust.assurance,
+        }  # fmt: skip
+        return self._trust.issue(trust.model_copy(update=change), self._trust.root(), now_s)
 
     def trust(self) -> Trust:
         """Raises InputError TRUST_MISSING."""
@@ -131,7 +139,7 @@ class KeyRing:
         return TrustStore(self.home.keys, self.root_key)
 
     def _add(self, signer: Signer, now_s: int) -> Trust:
-        named = signer.trusted(now_s)
+        named = self.name(signer, now_s)
         return self._trust.change(
             lambda trust: trust if any(one.hint == signer.hint for one in trust.signers) else _with(trust, named), now_s
         )
@@ -149,8 +157,12 @@ def adopt_key(home: Home) -> None:
         sync_folder(home.signer)
 
 
-def _changed(trust: Trust, hint: str, change: Mapping[str, object]) -> Trust:
-    signers = tuple(one.model_copy(update=dict(change)) if one.hint == hint else one for one in trust.signers)
+def _name_of(signer: Trusted) -> str:
+    return signer.hint or "" if signer.profile == "key" else signer.identity
+
+
+def _changed(trust: Trust, name: str, change: Mapping[str, object]) -> Trust:
+    signers = tuple(one.model_copy(update=dict(change)) if _name_of(one) == name else one for one in trust.signers)
     return trust.model_copy(update={"signers": signers})
 
 

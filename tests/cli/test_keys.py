@@ -56,10 +56,12 @@ def test_whoever_has_the_root_key_alone_says_who_is_trusted(gen4: Gen4, tmp_path
     code, refused = gen4("keys", "rotate")
     assert (code, refused["error"]["code"]) == (2, "ROOT_KEY_AWAY")
     assert gen4("keys", "rotate", "--root-key", str(tmp_path / "root.pem"))[0] == 0
-    code, issued = gen4("keys", "issue", "--policy", "sha256:" + "b" * 64, "--root-key", str(tmp_path / "root.pem"))
+    change = ("--policy", "sha256:" + "b" * 64, "--assurance", "separated")
+    code, issued = gen4("keys", "issue", *change, "--root-key", str(tmp_path / "root.pem"))
     assert code == 0
     code, listed = gen4("keys", "list")
     assert (listed["trust"]["root"], listed["trust"]["version"]) == (moved["root"], issued["version"])
+    assert listed["trust"]["assurance"] == "separated"
     assert listed["trust"]["policy_digests"] == ["sha256:" + "b" * 64]
 
 
@@ -81,6 +83,8 @@ def test_the_key_of_a_signer_elsewhere_is_not_changed_here(gen4: Gen4, monkeypat
     monkeypatch.setenv("GEN4_SIGNER_SOCKET", str(tmp_path / "socket"))
     code, refused = gen4("keys", "rotate")
     assert (code, refused["error"]["code"]) == (2, "KEY_ELSEWHERE")
+    code, refused = gen4("keys", "revoke", "somebody", "--reason", "left")
+    assert (code, refused["error"]["code"]) == (2, "TRUST_MISSING")  # whom a home trusts is its own business
 
 
 def test_only_an_operator_may(gen4: Gen4, home: Path) -> None:

@@ -26,6 +26,7 @@ from activities.kernel.signing_keys import encode_new, hint_of, load_or_create
 from activities.record.home import Home
 from schemas.error import Gen4Error, InfrastructureError, InputError
 from schemas.evidence import BUILDER_ID
+from schemas.trust import Trusted
 from tests.evidence.workshop import POLICY_DIGEST, Workshop, make_workshop
 
 NOW_S = 1_790_000_000
@@ -216,6 +217,26 @@ def test_a_bundle_that_was_kept_stays_valid(ring: Ring) -> None:
     other = ring.keys.trust().signers[0].kept
     assert other == (ring.workshop.stamp["bundle_digest"],)
     assert not any(key.signs for key in ring.keys.listed())
+
+
+def test_a_keyless_signer_is_revoked_by_its_identity_under_every_root(ring: Ring) -> None:
+    signers = tuple(
+        Trusted(
+            profile="keyless", identity="ci", issuer="https://i", builder_ids=(BUILDER_ID,), valid_from="2026-01-01T00:00:00Z",
+            trusted_root_sha256=root * 64,
+        )
+        for root in "ab"
+    )  # fmt: skip
+    TrustStore(ring.home.keys).change(lambda trust: trust.model_copy(update={"signers": (*trust.signers, *signers)}), NOW_S)
+    ring.keys.revoke("ci", (), NOW_S + 1)
+    assert [one.revoked_at is not None for one in ring.keys.trust().signers] == [False, True, True]
+
+
+def test_a_key_that_proves_its_time_is_named_so(ring: Ring) -> None:
+    proving = KeyRing(ring.home, name=lambda key, now_s: key.trusted(now_s).model_copy(update={"require": "timestamp"}))
+    proving.rotate(NOW_S + 10)
+    assert [one.require for one in ring.keys.trust().signers] == ["none", "timestamp"]
+    assert ring.verdict() == ("pass", ())
 
 
 def test_a_killed_rotation_is_finished_by_the_next_one(ring: Ring) -> None:
