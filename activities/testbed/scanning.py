@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from pydantic import ValidationError
 
@@ -37,6 +37,7 @@ _LARGEST_SOURCE = 4 * 1024 * 1024
 _LARGEST_TEXT = 1024 * 1024
 _MOST_FILES = 5_000
 _MOST_GONE = 1_000
+_UNSCANNED = "UNSCANNED"
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
 _GUESSES = {"Base64 High Entropy String": "low", "Hex High Entropy String": "low", "Secret Keyword": "medium"}
 """Detectors that guess; the others know what a token of theirs looks like."""
@@ -53,6 +54,10 @@ class _File:
     @property
     def is_source(self) -> bool:
         return self.name.endswith(".py") and not is_test_path(self.path)
+
+    @property
+    def is_too_large(self) -> bool:
+        return len(self.data) > (_LARGEST_SOURCE if self.is_source else _LARGEST_TEXT)
 
 
 class Scanner:
@@ -117,13 +122,13 @@ class Scanner:
         contents = self._objects.read_many(oid for _, oid in wanted)
         for number, ((path, _), (_, data)) in enumerate(zip(wanted, contents, strict=True)):
             suffix = _SUFFIX.search(path)
-            file = _File(f"{number}{suffix.group().lower() if suffix else ''}", path, data)
-            if len(data) <= (_LARGEST_SOURCE if file.is_source else _LARGEST_TEXT):
-                yield file
+            yield _File(f"{number}{suffix.group().lower() if suffix else ''}", path, data)
 
     def _look_at(
         self, files: list[_File], limits: Limits, scanners: Path, heartbeat: Heartbeat
     ) -> tuple[list[Finding] | None, dict[str, str], str]:
+        unread = [_unscanned("bandit", file, "medium") for file in files if file.is_source and file.is_too_large]
+        files = [file for file in files if not file.is_too_large]
         job = {
             "python": [file.name for file in files if file.is_source],
             "texts": [file.name for file in files if len(file.data) <= _LARGEST_TEXT and b"\0" not in file.data],
@@ -140,10 +145,14 @@ class Scanner:
                 return None, {}, describe_end(completed)
             by_name = {file.name: file for file in files}
             findings = [_finding(document, by_name) for document in documents[:-1]]
-            versions = {tool: str(documents[-1][tool]["version"]) for tool in ("bandit", "detect-secrets")}
+            end = documents[-1]
+            versions = {tool: str(end[tool]["version"]) for tool in ("bandit", "detect-secrets")}
+            # Python that does not parse does not run either; a file that a detector fails on may have been made so.
+            unread += [_unscanned("bandit", by_name[name], "low") for name in end["bandit"]["skipped"]]
+            unread += [_unscanned("detect-secrets", by_name[name], "medium") for name in end["detect-secrets"]["skipped"]]
         except (HarnessBroken, KeyError, TypeError, ValueError) as error:
             return None, {}, f"the scanners' report cannot be read: {error}"
-        return sorted(findings, key=lambda one: (one.path, one.line, one.tool, one.rule)), versions, ""
+        return sorted([*findings, *unread], key=lambda one: (one.path, one.line, one.tool, one.rule)), versions, ""
 
 
 def _finding(document: dict[str, Any], files: dict[str, _File]) -> Finding:
@@ -156,6 +165,15 @@ def _finding(document: dict[str, Any], files: dict[str, _File]) -> Finding:
     return Finding(
         tool=tool, rule=rule, severity=severity, path=_shown(file.path), line=number, message=str(document["message"]),
         fingerprint=sha256_hex(os.fsencode(file.path) + b"\0" + content), content=sha256_hex(content),
+    )  # fmt: skip
+
+
+def _unscanned(tool: Literal["bandit", "detect-secrets"], file: _File, severity: Severity) -> Finding:
+    """That nobody looked at a file is a finding, too."""
+    content = f"{tool}\0{_UNSCANNED}\0".encode()
+    return Finding(
+        tool=tool, rule=_UNSCANNED, severity=severity, path=_shown(file.path), line=1, message="not scanned",
+        fingerprint=sha256_hex(os.fsencode(file.path) + b"\0" + content), content=sha256_hex(content + file.data),
     )  # fmt: skip
 
 

@@ -48,6 +48,13 @@ def test_findings_of_changed_files_only_whatever_the_files_say_about_themselves(
     assert result.size_bytes == sum(len(data) for path, data in patched.items() if not path.startswith("tests/"))
 
 
+def test_what_nobody_looked_at_is_a_finding(scan: Scan) -> None:
+    _, findings = scan({}, {"large.py": SHELL + "#" * (4 << 20), "broken.py": "def (:\n", "tests/data.bin": b"\0" * (2 << 20)})
+    assert [(one.path, one.rule, one.severity) for one in findings] == [
+        ("broken.py", "UNSCANNED", "low"), ("large.py", "UNSCANNED", "medium"),
+    ]  # fmt: skip
+
+
 def test_no_text_of_a_file_is_reported(scan: Scan, bed: Bed) -> None:
     result, findings = scan({}, {"a.py": f'password = "hunter2hunter2"\nKEY = "{KEY}"\n'})
     assert {"B105", "AWS Access Key"} <= {one.rule for one in findings}
