@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from activities.evidence.reading import printable, read_member, read_text
+from activities.evidence.reading import read_member
+from activities.evidence.refusal import Refusal, read_refusal
 from activities.evidence.trusting import SEEN_FILE, TRUST_FILE, LoadedTrust, read_trust
 from activities.evidence.verification import examine_bundle
 from activities.evidence.vsa import VERIFIER_ID
@@ -27,7 +28,6 @@ from schemas.error import Gen4Error, InputError, Refused
 from schemas.evidence import STAMP, ExternalParameters, timestamp_of
 from schemas.gates import GateReport
 from schemas.model import Digest, Door, GitId
-from schemas.rejection import REPORT
 from schemas.trust import Trust
 from workers.settings import read_settings
 
@@ -48,8 +48,8 @@ class Verified:
     report: GateReport
     bundle_digest: str
     stamp_id: str
-    rejection: dict[str, Any] | None
-    """What a Rejection Report in place of a bundle says."""
+    refusal: Refusal | None
+    """A Rejection Report in place of a bundle."""
 
     @property
     def not_checked(self) -> list[str]:
@@ -102,7 +102,7 @@ def register(app: typer.Typer) -> None:
         else:
             _print_trust(loaded)
             for one in found:
-                print_report(one.directory, one.report, one.rejection, require_all)
+                print_report(one.directory, one.report, one.refusal, require_all)
         raise typer.Exit(0 if accepted else 1)
 
 
@@ -163,7 +163,8 @@ def _check(
     found = examine_bundle(
         directory, trust, objects=source, expected_parameters=expected, now_ms=time.time_ns() // 1_000_000
     )
-    return Verified(directory, found.report, found.bundle_digest, found.stamp_id, None if stamp else _rejection(directory))
+    refusal = None if stamp else read_refusal(directory, trust)
+    return Verified(directory, found.report, found.bundle_digest, found.stamp_id, refusal)
 
 
 @dataclass(frozen=True)
@@ -198,19 +199,6 @@ def _stamp(directory: Path) -> dict[str, Any]:
     return _object(read_member(directory, STAMP))
 
 
-def _rejection(directory: Path) -> dict[str, Any] | None:
-    """A Rejection Report is never evidence of anything accepted; to say what it is, it need not be authentic."""
-    report = _object(read_text(directory, REPORT))
-    if not report:
-        return None
-    codes = report.get("codes")
-    return {
-        "failed_gate": printable(str(report.get("failed_gate", ""))),
-        "codes": [printable(str(code)) for code in codes[:64]] if isinstance(codes, list) else [],
-        "message": printable(str(report.get("message", ""))),
-    }
-
-
 def _object(data: bytes | None) -> dict[str, Any]:
     try:
         value = strict_json(data or b"")
@@ -237,11 +225,19 @@ def _document(found: list[Verified], loaded: LoadedTrust, require_all: bool) -> 
         {
             **one.report.model_dump(mode="json", exclude_none=True, exclude={"metrics", "waivers"}),
             "directory": str(one.directory), "bundle_digest": one.bundle_digest, "stamp_id": one.stamp_id,
-            "not_checked": one.not_checked, **({"rejection": one.rejection} if one.rejection else {}),
+            "not_checked": one.not_checked, **_rejection(one.refusal),
         }
         for one in found
     ]  # fmt: skip
     return {**bundles[0], **about} if len(bundles) == 1 else {**about, "bundles": bundles}
+
+
+def _rejection(refusal: Refusal | None) -> dict[str, Any]:
+    if refusal is None:
+        return {}
+    report = refusal.report
+    said = {"failed_gate": report.failed_gate, "codes": report.codes, "message": report.message} if report is not None else {}
+    return {"rejection": {"signed_by": refusal.signer or "", "problem": refusal.problem, **said}}
 
 
 def _trust_facts(loaded: LoadedTrust, now_s: int) -> dict[str, Any]:
@@ -257,14 +253,9 @@ def _print_trust(loaded: LoadedTrust) -> None:
     show(f"trust: sha256 {loaded.sha256}, {issued}, assurance {loaded.trust.assurance}")
 
 
-def print_report(
-    directory: Path, report: GateReport, rejection: dict[str, Any] | None = None, require_all: bool = False
-) -> None:
-    if rejection is not None:
-        codes = ", ".join(rejection["codes"]) or "no code"
-        show(f"  a Rejection Report: the gate {rejection['failed_gate']} refused this patch with {codes}")
-        show(f"      {rejection['message']}")
-        show(f"refused: {directory} is no Evidence Bundle")
+def print_report(directory: Path, report: GateReport, refusal: Refusal | None = None, require_all: bool = False) -> None:
+    if refusal is not None:
+        _print_refusal(directory, refusal)
         return
     for item in report.checks:
         mark = "not checked" if not item.checked else "ok" if item.ok else "REFUSED"
@@ -281,3 +272,12 @@ def print_report(
         show(f"refused: {directory}: not checked: {', '.join(open_ones)}")
     else:
         show(f"{'verified' if report.verdict == 'pass' else 'refused'}: {directory}")
+
+
+def _print_refusal(directory: Path, refusal: Refusal) -> None:
+    if refusal.report is not None:
+        codes = ", ".join(refusal.report.codes) or "no code"
+        show(f"  a Rejection Report: the gate {refusal.report.failed_gate} refused this patch with {codes}")
+        show(f"      {refusal.report.message}")
+    show(f"      signed by {refusal.signer}" if refusal.signer else f"      not to be believed: {refusal.problem}")
+    show(f"refused: {directory} is no Evidence Bundle")

@@ -8,20 +8,24 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from activities.evidence import rejection
 from activities.evidence.external import external_trajectory
+from activities.evidence.signing import Signer
 from activities.evidence.trusting import ROOT_PUBLIC, encode_trust, write_trust
 from activities.kernel.signing_keys import pem_of
 from cli.main import run
-from schemas.canonical import sha256_hex
-from schemas.evidence import PATCH, timestamp_of
-from schemas.rejection import REPORT
+from schemas.canonical import jcs, sha256_hex
+from schemas.evidence import PATCH, PAYLOAD_TYPE, timestamp_of
+from schemas.rejection import REPORT, STATEMENT
 from tests.cli.commands import Gen4
+from tests.evidence.test_rejection import made
 from tests.evidence.workshop import POLICY_DIGEST, Workshop, make_workshop, reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,16 +124,47 @@ def test_the_bundle_of_another_task_is_refused(home: Path, desk: Path, expect: s
     assert run(["verify", f"{desk}/one", "--trust", f"{desk}/trust.json", "--expect", expect]) == code
 
 
-def test_a_rejection_report_is_no_bundle(gen4: Gen4, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _another_message(files: dict[str, bytes]) -> None:
+    files[REPORT] = files[REPORT].replace(b"fails now", b"is fine!!")
+
+
+def _no_statement(files: dict[str, bytes]) -> None:
+    del files[STATEMENT]
+
+
+def _no_report(files: dict[str, bytes]) -> None:
+    files[REPORT] = b'{"codes":[]}'
+
+
+def _nothing(files: dict[str, bytes]) -> None:
+    """As it was signed."""
+
+
+@pytest.mark.parametrize(
+    ("change", "own", "problem"),
+    [
+        (_nothing, True, ""), (_nothing, False, "no key of the trust file signed it"),
+        (_another_message, True, "not this report"), (_no_statement, True, "missing"), (_no_report, True, "not a report"),
+    ],
+)  # fmt: skip
+def test_a_rejection_report_is_no_bundle_and_is_believed_only_if_it_is_signed(
+    gen4: Gen4, desk: Path, workshop: Workshop, change: Callable[[dict[str, bytes]], None], own: bool, problem: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    signer = workshop.signer if own else Signer(ec.generate_private_key(ec.SECP256R1()))
+    report = made(message="tests/test_a.py::test_b fails now \u001b[2J")
+    files = {REPORT: rejection.document(report), STATEMENT: jcs(signer.sign(PAYLOAD_TYPE, rejection.statement(report).payload))}
+    change(files)
     folder = desk / "rejected"
     folder.mkdir()
-    report = {"failed_gate": "regression", "codes": ["REG_TEST_LOST"], "message": "lost \u001b[2J a test"}
-    (folder / REPORT).write_text(json.dumps(report))
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
     code, document = gen4("verify", str(folder), "--trust", f"{desk}/trust.json")
-    assert (code, document["verdict"], document["rejection"]["codes"]) == (1, "fail", ["REG_TEST_LOST"])
+    assert (code, document["verdict"], document["accepted"]) == (1, "fail", False)
+    assert bool(document["rejection"]["signed_by"]) == (not problem) and problem in document["rejection"]["problem"]
     assert run(["verify", str(folder), "--trust", f"{desk}/trust.json"]) == 1
     out = capsys.readouterr().out
-    assert "REG_TEST_LOST" in out and "no Evidence Bundle" in out and "\x1b" not in out
+    assert "no Evidence Bundle" in out and "\x1b" not in out and ("not to be believed" in out) == bool(problem)
 
 
 def test_bundles_and_trust_of_the_first_release_still_verify(gen4: Gen4) -> None:
