@@ -79,9 +79,10 @@ def test_names_that_are_no_text(scan: Scan) -> None:
     assert {one.path for one in findings} == {"caf\\xe9.py"}
 
 
-def test_what_is_not_scanned_is_said(scan: Scan) -> None:
-    result, findings = scan({}, {f"{number}.txt": str(number) for number in range(5_001)})
-    assert result.findings is None and "5001 files differ" in result.message and findings == []
+def test_a_change_of_too_many_files_is_not_scanned_and_says_so(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activities.testbed.scanning._MOST_FILES", 2)
+    result, findings = scan({}, {"a": "1", "b": "2", "c": "3"})
+    assert result.findings is None and "3 files differ, more than the 2" in result.message and findings == []
 
 
 def test_the_same_files_are_scanned_once(bed: Bed, root, backend, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
