@@ -1,4 +1,7 @@
-"""``gen4 authority``: the local Sigstore-compatible authority, for development and tests on one host."""
+"""``gen4 authority``: the local Sigstore-compatible authority, for development and tests on one host.
+
+Its modules are imported by the commands that need them: certificates and Sigstore's models are slow to import.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,11 +18,10 @@ from activities.record.key_files import replace
 from cli.fabric import Json
 from cli.output import emit, say, show
 from schemas.canonical import sha256_hex
-from workers.authority.configuration import TRUST_CONFIG, TRUSTED_ROOT, write_configuration
-from workers.authority.folder import AuthorityFolder
-from workers.authority.server import AuthorityServer
-from workers.authority.tokens import mint
 from workers.settings import read_settings
+
+if TYPE_CHECKING:
+    from workers.authority.folder import AuthorityFolder
 
 Folder = Annotated[
     Path | None, typer.Option("--home", resolve_path=True, help="The authority's folder; default: authority in GEN4_HOME."),
@@ -43,6 +45,9 @@ def register(app: typer.Typer) -> None:
 
         Example: `gen4 authority init` then `GEN4_SIGSTORE_CONFIG=$GEN4_HOME/authority/trust_config.json gen4 up`
         """
+        from workers.authority.configuration import write_configuration
+        from workers.authority.folder import AuthorityFolder
+
         folder = AuthorityFolder.create(_folder(home), port or _free_port(), int(time.time()))
         write_configuration(folder)
         _print(folder, as_json)
@@ -50,6 +55,9 @@ def register(app: typer.Typer) -> None:
     @group.command()
     def serve(home: Folder = None, as_json: Json = False) -> None:
         """Answer on loopback until it is interrupted."""
+        from workers.authority.folder import AuthorityFolder
+        from workers.authority.server import AuthorityServer
+
         folder = AuthorityFolder.open(_folder(home))
         with AuthorityServer(folder) as server:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,6 +78,9 @@ def register(app: typer.Typer) -> None:
 
         Example: `gen4 authority token urn:gen4:signer --out token.jwt`
         """
+        from workers.authority.folder import AuthorityFolder
+        from workers.authority.tokens import mint
+
         folder = AuthorityFolder.open(_folder(home))
         made = mint(folder, identity, lifetime, int(time.time()))
         if out is not None:
@@ -92,6 +103,8 @@ def _free_port() -> int:
 
 
 def _print(folder: AuthorityFolder, as_json: bool) -> None:
+    from workers.authority.configuration import TRUST_CONFIG, TRUSTED_ROOT
+
     root = folder.path / TRUSTED_ROOT
     facts = {
         "url": folder.facts.url, "origin": folder.facts.origin, "trust_config": str(folder.path / TRUST_CONFIG),
