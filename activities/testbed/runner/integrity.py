@@ -1,19 +1,25 @@
-"""Was pytest still pytest at the end? Code under test shares its process, so whoever replaces a part of it is found out there.
+"""Is pytest still pytest? Code under test shares its process, so whoever replaces a part of it is found out: right behind each
+test, where what decides its outcome is looked at, and at the end, where all is.
 
-A replacement that takes itself back in time is not: this makes tampering evident, it does not make it impossible.
+What lies in objects rather than in functions is not looked at: this makes tampering evident, it does not make it impossible.
 """
 
 from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
 from .child import Reporter
 
 _WATCHED = frozenset({"pytest", "_pytest", "pluggy", "unittest", "builtins", "_gen4"})
+_DECIDING = (
+    "_pytest.runner", "_pytest.reports", "_pytest.python", "_pytest.unittest", "_pytest._code.code", "pluggy._hooks",
+    "pluggy._callers", "pluggy._manager", "_gen4.reporting", "_gen4.child",
+)  # fmt: skip
+"""Modules through which an outcome goes on its way from a test to the supervisor."""
 _MAX_NAMES = 20
 
 
@@ -24,6 +30,9 @@ class Integrity:
         self._report = report
         self._functions: dict[str, object] = {}
         self._hooks: list[tuple[Any, Any, Any]] = []
+        self._deciding: list[tuple[str, Mapping[str, Any], str, Any]] = []
+        self._codes: list[tuple[str, FunctionType, object]] = []
+        self._seen: set[str] = set()
 
     def pytest_load_initial_conftests(self, early_config: Any) -> None:
         # Behind the plugins that add to pytest themselves, before the first conftest: of all that load some, pytest's is last.
@@ -32,8 +41,25 @@ class Integrity:
         callers = [getattr(hook, name) for name in sorted(vars(hook)) if name.startswith("pytest_")]
         self._hooks = [(caller, implementation, implementation.function) for caller in callers for implementation in _of(caller)]
 
+        self._deciding = [entry for name in _DECIDING if name in sys.modules for entry in _places(name, sys.modules[name])]
+        functions = [(name, getattr(value, "__func__", value)) for name, _, _, value in self._deciding]
+        self._codes = [(name, value, value.__code__) for name, value in functions if isinstance(value, FunctionType)]
+
+    def pytest_runtest_call(self, item: Any) -> Generator[None, None, None]:
+        yield
+        self._look()
+
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, None, None]:
+        if call.when == "call":
+            self._look()
+        yield
+
     def pytest_sessionfinish(self) -> None:
         self._report("intact", changed=self._changed()[:_MAX_NAMES])
+
+    def _look(self) -> None:
+        self._seen.update([name for name, owner, key, value in self._deciding if owner.get(key) is not value])
+        self._seen.update([name for name, function, code in self._codes if function.__code__ is not code])
 
     def _changed(self) -> list[str]:
         now = dict(_functions(_modules()))
@@ -44,8 +70,11 @@ class Integrity:
                 changed.add(f"hook {caller.name}")
         if sys.getprofile() is not None:
             changed.add("sys.setprofile")
-        return sorted(name.replace("#", ".") for name in changed)
+        return sorted(name.replace("#", ".") for name in changed | self._seen)
 
+    # Outermost: nothing comes between the look and what is looked at. Marked by hand, for pytest is imported later.
+    pytest_runtest_call.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
+    pytest_runtest_makereport.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
     pytest_sessionfinish.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
 
 
@@ -63,6 +92,17 @@ def _functions(modules: list[tuple[str, Any]]) -> Iterator[tuple[str, object]]:
                         yield from _code_of(f"{name}.{attribute}#{member}", found)
             else:
                 yield from _code_of(f"{name}.{attribute}", value)
+
+
+def _places(name: str, module: Any) -> Iterator[tuple[str, Mapping[str, Any], str, Any]]:
+    """Where the functions of a module and of its classes are found, without asking for each of them again."""
+    for attribute, value in list(vars(module).items()):
+        if isinstance(value, type) and value.__module__ == name:
+            for member, found in list(vars(value).items()):
+                if isinstance(found, (FunctionType, classmethod, staticmethod)):
+                    yield f"{name}.{attribute}#{member}", vars(value), member, found
+        elif isinstance(value, FunctionType):
+            yield f"{name}.{attribute}", vars(module), attribute, value
 
 
 def _code_of(name: str, value: Any) -> Iterator[tuple[str, object]]:
