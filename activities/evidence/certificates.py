@@ -39,7 +39,7 @@ def check_chain(leaf: x509.Certificate, moment: datetime, root: Root) -> x509.Ce
         period = f"{leaf.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} to {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
         raise KeylessRefused("cert_not_valid_at_time", period, f"{moment:%Y-%m-%dT%H:%M:%SZ}")
     for authority in root.authorities:
-        if within(authority.valid_for, moment) and (issuer := _issuer(leaf, moment, authority)):
+        if authority.chain and within(authority.valid_for, moment) and (issuer := _issuer(leaf, moment, authority)):
             _check_usage(leaf)
             return issuer
     raise KeylessRefused("cert_chain", "a certificate that an authority of the trusted root issued", leaf.issuer.rfc4514_string())

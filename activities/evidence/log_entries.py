@@ -23,6 +23,8 @@ REKOR_2 = ("hashedrekord", "0.0.2")
 REKOR_1 = ("dsse", "0.0.1")
 KEY_DETAILS = "PKIX_ECDSA_P256_SHA_256"
 _SIGNATURE_LINE = re.compile(r"— (\S+) ([A-Za-z0-9+/]+={0,2})")
+_LATEST, _MOST = 2**33, 2**53
+"""Seconds and entries beyond which no honest log counts; JCS has no larger integers."""
 _SIZE = re.compile(r"0|[1-9][0-9]{0,19}")
 
 
@@ -137,12 +139,12 @@ def _signed(text: str, signatures: str, log: LogKey) -> bool:
 def _promised(entry: TransparencyLogEntry, log: LogKey) -> datetime | None:
     if entry.inclusion_promise is None:
         return None
-    if not entry.integrated_time:
-        raise KeylessRefused("inclusion_promise", "the time that was promised", "none")
+    if not 0 < (entry.integrated_time or 0) < _LATEST or entry.log_index >= _MOST:
+        raise KeylessRefused("inclusion_promise", "the time and the index that were promised", "numbers out of range")
     payload = {
         "body": base64.b64encode(entry.canonicalized_body).decode(), "integratedTime": entry.integrated_time,
         "logID": entry.log_id.key_id.hex(), "logIndex": entry.log_index,
     }  # fmt: skip
     if not verifies(log.key, entry.inclusion_promise.signed_entry_timestamp, jcs(payload)):
         raise KeylessRefused("inclusion_promise", f"a signature by {log.origin}", "none")
-    return datetime.fromtimestamp(entry.integrated_time, UTC)
+    return datetime.fromtimestamp(entry.integrated_time or 0, UTC)

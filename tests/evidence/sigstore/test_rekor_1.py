@@ -106,6 +106,14 @@ def _no_time(bundle: dict[str, Any], entry: dict[str, Any]) -> None:
     del entry["integratedTime"]
 
 
+def _far_future(bundle: dict[str, Any], entry: dict[str, Any]) -> None:
+    entry["integratedTime"] = str(2**60)
+
+
+def _far_index(bundle: dict[str, Any], entry: dict[str, Any]) -> None:
+    entry["logIndex"] = str(2**60)
+
+
 def _new_name(bundle: dict[str, Any], entry: dict[str, Any]) -> None:
     proof = proof_of(bundle)
     proof["checkpoint"]["envelope"] = note(HOST, 3, merkle_root([b"earlier", b"", b"later"]))
@@ -130,7 +138,8 @@ def _about_something_else(bundle: dict[str, Any], entry: dict[str, Any]) -> None
 
 FORGERIES: tuple[tuple[Callable[[dict[str, Any], dict[str, Any]], None], str], ...] = (
     (_time, "inclusion_promise"), (_index, "inclusion_promise"), (_no_promise, "timestamp_missing"),
-    (_no_time, "inclusion_promise"), (_new_name, "checkpoint_origin"), (_no_tree, "checkpoint_origin"),
+    (_no_time, "inclusion_promise"), (_far_future, "inclusion_promise"), (_far_index, "inclusion_promise"),
+    (_new_name, "checkpoint_origin"), (_no_tree, "checkpoint_origin"),
     (_about_something_else, "second_opinion"),
 )  # fmt: skip
 
