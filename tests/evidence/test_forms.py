@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from activities.evidence.checksums import ChecksumFormatError, parse_checksums, write_checksums
 from activities.evidence.members import assemble
 from activities.evidence.sbom import Target, write_sbom
+from activities.evidence.scanning import scan
 from activities.evidence.sources import git_uri, public_repository, repository_name
 from activities.kernel import dsse
 from schemas.canonical import sha256_hex
@@ -128,3 +130,16 @@ def test_results_of_twenty_thousand_tests_fit() -> None:
         judgement=judge(base, patched),
     )  # fmt: skip
     assert assemble(inputs)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([b"{}", b'{"a":1,"a":2}', b"[]", b"\xff", b""])), max_size=12))
+def test_a_scan_hashes_what_it_reads_whatever_that_is(lines: list[bytes]) -> None:
+    data = b"\n".join(lines)
+    found = scan(io.BytesIO(data), 10_000)
+    assert (found.sha256, found.size) == (sha256_hex(data), len(data))
+    assert found.not_strict is not None or found.broken is not None, "no such lines are steps"
+
+
+@given(st.binary(min_size=1, max_size=200), st.integers(0, 199))
+def test_a_scan_stops_behind_the_limit(data: bytes, limit: int) -> None:
+    assert (scan(io.BytesIO(data), limit).size > limit) == (len(data) > limit)
