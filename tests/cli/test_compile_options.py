@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,15 @@ def test_a_call_inside_a_repository_means_all_of_it(place: Path, gen4: Gen4, sen
     (request,) = sent
     assert (request.repository, request.ref, request.patch) == (str(place / "lib"), "HEAD", DIFF)
     assert (request.cache, request.frozen_clock, request.waivers[0].owner) == (False, True, "ada")
+
+
+def test_a_patch_may_come_on_standard_input(
+    place: Path, gen4: Gen4, sent: list[CompileRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(DIFF.encode())))
+    gen4("compile", "--out", "../../out", "--patch", "-", "--base", "main", "--failing", "t.py::a", "--failing", "t.py::b")
+    (request,) = sent
+    assert (request.patch, request.ref, request.failing_tests) == (DIFF, "main", ("t.py::a", "t.py::b"))
 
 
 def test_head_is_sent_as_a_patch_on_its_base(place: Path, gen4: Gen4, sent: list[CompileRequest]) -> None:
