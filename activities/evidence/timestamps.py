@@ -32,8 +32,8 @@ _SIGNATURES = {
 def stamped_at(data: TimestampVerificationData | None, signature: bytes, root: Root) -> list[datetime]:
     """The time of each stamp in the bundle. All must be valid: one that is not makes the bundle a forgery, not a smaller one."""
     stamps = data.rfc3161_timestamps if data else []
-    if len(stamps) > MOST:
-        raise KeylessRefused("timestamp_invalid", f"at most {MOST} time stamps", str(len(stamps)))
+    if len(stamps) > MOST or len({stamp.signed_timestamp for stamp in stamps}) != len(stamps):
+        raise KeylessRefused("timestamp_invalid", f"at most {MOST} time stamps, none of them twice", str(len(stamps)))
     return [_time_of(stamp.signed_timestamp, signature, root) for stamp in stamps]
 
 

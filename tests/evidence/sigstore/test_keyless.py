@@ -189,6 +189,10 @@ def _many_stamps(bundle: dict[str, Any], *_: Authority) -> None:
     bundle["verificationMaterial"]["timestampVerificationData"]["rfc3161Timestamps"] *= 9
 
 
+def _stamp_twice(bundle: dict[str, Any], *_: Authority) -> None:
+    bundle["verificationMaterial"]["timestampVerificationData"]["rfc3161Timestamps"] *= 2
+
+
 def _no_response(bundle: dict[str, Any], *_: Authority) -> None:
     bundle["verificationMaterial"]["timestampVerificationData"] = {"rfc3161Timestamps": [{"signedTimestamp": b64(b"0")}]}
 
@@ -247,7 +251,8 @@ FORGERIES: tuple[tuple[Forgery, str], ...] = (
     (_checkpoint_with_junk, "checkpoint_signature"), (_checkpoint_origin, "checkpoint_origin"),
     (_checkpoint_size, "checkpoint_size"), (_checkpoint_root, "inclusion_proof"), (_no_checkpoint, "checkpoint_signature"),
     (_no_stamp, "timestamp_missing"), (_stamp_of_stranger, "timestamp_invalid"), (_one_more_stamp, "timestamp_invalid"),
-    (_many_stamps, "timestamp_invalid"), (_no_response, "timestamp_invalid"), (_certificate_of_stranger, "cert_chain"),
+    (_many_stamps, "timestamp_invalid"), (_stamp_twice, "timestamp_invalid"),
+    (_no_response, "timestamp_invalid"), (_certificate_of_stranger, "cert_chain"),
     (_certificate_too_old, "cert_not_valid_at_time"), (_certificate_too_young, "cert_not_valid_at_time"),
     (_certificate_stamp_of_stranger, "sct"), (_other_identity, "identity"), (_no_certificate, "cert_chain"),
 )  # fmt: skip
