@@ -31,7 +31,7 @@ def measure(megabytes: int, tests: int) -> dict[str, Any]:
         folder = Path(name)
         before = peak_mib()
         started = time.perf_counter()
-        write_trajectory(folder / "steps", workshop, megabytes * _MIB)
+        write_trajectory(folder / "steps", json.loads(workshop.files[TRAJECTORY]), megabytes * _MIB)
         written = seal(workshop, folder, tests)
         sealed = time.perf_counter()
         report = verify_bundle(folder / "bundle", workshop.trust, now_ms=NOW_S * 1000)
@@ -44,9 +44,8 @@ def measure(megabytes: int, tests: int) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def write_trajectory(path: Path, workshop: Workshop, size: int) -> None:
-    """Steps with outputs as long as they may be, and the workshop's own as the last."""
-    last: dict[str, Any] = json.loads(workshop.files[TRAJECTORY])
+def write_trajectory(path: Path, last: dict[str, Any], size: int) -> None:
+    """Steps with outputs as long as they may be, and then ``last``."""
     digest, seq, previous, written = sha256_hex(_OUTPUT.encode()), 0, GENESIS, 0
     step = {**last, "tool_call": None, "tool_output": _OUTPUT, "tool_output_sha256": digest, "tool_output_bytes": len(_OUTPUT)}
     with path.open("wb") as file:
