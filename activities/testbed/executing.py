@@ -40,7 +40,7 @@ from schemas.model import BlobRef, Digest, Door, GitId
 from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant
 from schemas.testing import Environment, Limits, RunVariant, TestPlan, TestRun
 
-MODES = frozenset({"facts", "build", "tests", "trace", "forkserver", "scan", "benchmark"})
+MODES = frozenset({"facts", "build", "tests", "trace", "forkserver", "scan", "benchmark", "node"})
 """Modes of the runner that a caller may drive. What comes of it is his word: only a :class:`RunRequest` gives a receipt."""
 
 BEAT_S = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import select
 import tempfile
 import time
@@ -24,8 +25,14 @@ from schemas.model import BlobRef, Digest
 from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant
 from schemas.testing import TestRun
 
+log = logging.getLogger(__name__)
+
 Heartbeat = Callable[[], None]
 _PATIENCE_S = 1.0
+_LOST = frozenset({"CHANNEL_CLOSED", "CHANNEL_UNAVAILABLE"})
+RESTART_S = 15.0
+"""How long the supervisor may take to start an executor again."""
+_RETRY_S = 0.2
 SILENT_S = 60.0
 """An executor tells every second that it lives; one that is silent for so long is given up."""
 _IN_MEMORY = 16 << 20
@@ -68,6 +75,8 @@ class RemoteRuns:
     def run(self, request: RunTests, heartbeat: Heartbeat, *, tenant_id: str = "local") -> TestRun:
         """One run, with its receipt. ``heartbeat`` is called about every second and may raise to stop.
 
+        An executor that dies is started again by whoever watches it: the run is then made again, from its beginning.
+
         Raises:
             Refused: LIMITS_EXCEEDED, BASE_UNKNOWN, TREE_MISMATCH, and what is wrong with the environment.
             InfrastructureError: the executor or its sandbox is gone, or killed the run.
@@ -79,6 +88,18 @@ class RemoteRuns:
             variant=ReceiptVariant.model_validate(request.variant.model_dump()),
             commit_time=request.commit_time, measure=request.measure,
         )  # fmt: skip
+        lost_at: float | None = None
+        while True:
+            try:
+                return self._once(asked, heartbeat)
+            except InfrastructureError as error:
+                lost_at = time.monotonic() if lost_at is None else lost_at
+                if error.code not in _LOST or time.monotonic() > lost_at + RESTART_S:
+                    raise
+                log.warning("the executor is gone; the run is made again: %s", error)
+            time.sleep(_RETRY_S)
+
+    def _once(self, asked: RunRequest, heartbeat: Heartbeat) -> TestRun:
         with known(self._started(asked), self._running) as (_, remote):
             return remote.result(heartbeat)
 

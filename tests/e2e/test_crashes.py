@@ -1,4 +1,4 @@
-"""``kill -9`` of the worker in every phase and of the server while waiting: the session goes on, effects stay single."""
+"""``kill -9`` of the worker in every phase, of its executor, and of the server while waiting: the session goes on, effects stay single."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def finish(fabric: Fabric, workflow_id: str) -> Any:
     return fabric.wait_for(workflow_id, closed)["result"]
 
 
-@pytest.mark.parametrize("stage", ["explore", "compile"])
-def test_a_worker_killed_in_a_phase_is_replaced_and_the_session_goes_on(fabric: Fabric, stage: str) -> None:
-    repository, workflow_id = start(fabric, f"killed-{stage}")
+@pytest.mark.parametrize(("process", "stage"), [("worker", "explore"), ("worker", "compile"), ("executor", "compile")])
+def test_a_process_killed_in_a_phase_is_replaced_and_the_session_goes_on(fabric: Fabric, process: str, stage: str) -> None:
+    repository, workflow_id = start(fabric, f"killed-{process}-{stage}")
     fabric.wait_for(workflow_id, stage_runs(stage))
-    kill(fabric, "worker")
+    kill(fabric, process)
     result = finish(fabric, workflow_id)
     assert git(repository, "rev-parse", result["release"]["ref"]) == result["release"]["commit"]
     assert set(effects_per_key(fabric).values()) == {1}

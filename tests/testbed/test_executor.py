@@ -16,7 +16,7 @@ from activities.kernel.channel import call
 from activities.kernel.sandbox import tree_watch
 from activities.kernel.sandbox.remote import Executor
 from activities.kernel.sandbox.running import Cause
-from activities.testbed import receipts
+from activities.testbed import receipts, remote_runs
 from activities.testbed.executing import MODES
 from activities.testbed.harness import RUNNER_FOLDER
 from activities.testbed.remote_runs import _RemoteRun
@@ -26,7 +26,7 @@ from schemas.error import Gen4Error, InfrastructureError, Refused, Stopped
 from schemas.test_command import parse_test_command
 from schemas.testing import Environment, RunVariant, TestRun
 from tests.testbed.conftest import LIMITS, Bed
-from tests.testbed.executors import Remote, executor
+from tests.testbed.executors import Remote, executor, start
 
 PASSES = {"test_a.py": "def test_a():\n    print('hello')\n\ndef test_b():\n    assert 1 + 1 == 3\n"}
 SLEEPS = {"test_s.py": "import time\ndef test_s():\n    time.sleep(60)\n"}
@@ -77,7 +77,8 @@ def test_a_run_is_the_same_as_in_our_own_process_and_has_a_receipt(bed: Bed, pla
     local, _ = bed.run(tree, plain)
     run = remote.runs.run(request(tree, plain), lambda: None)
 
-    assert run.model_copy(update={"receipt": None}).model_dump() == local.model_dump()
+    known = {"receipt", "executor"}
+    assert run.model_dump(exclude=known) == local.model_dump(exclude=known)
     assert bed.blobs.get_json(run.outcomes) == {"test_a.py::test_a": "passed", "test_a.py::test_b": "failed"}
     assert run.receipt is not None
     receipt = receipts.verify(bed.blobs.get(run.receipt), [remote.public_key])
@@ -250,21 +251,41 @@ def test_an_executor_that_sends_other_results_than_it_names_is_not_believed(bed:
 # --- crashes ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_executor_that_dies_during_a_run_is_a_failure_of_the_machine(bed: Bed, plain: Environment) -> None:
+def killed_once_it_runs_something(doomed: Remote) -> threading.Thread:
+    def kill() -> None:
+        await_true(lambda: bool(descendants(doomed.process.pid)))
+        doomed.process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    return killer
+
+
+def test_an_executor_that_dies_and_stays_away_is_a_failure_of_the_machine(
+    bed: Bed, plain: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_runs, "RESTART_S", 0.5)
     with executor(bed) as doomed:
-        tree = bed.tree(SLEEPS)
+        killer = killed_once_it_runs_something(doomed)
+        error = refusal(lambda: doomed.runs.run(request(bed.tree(SLEEPS), plain), lambda: None))
+        killer.join()
+        assert isinstance(error, InfrastructureError) and error.code == "CHANNEL_UNAVAILABLE"
 
-        def kill() -> None:
-            await_true(lambda: bool(descendants(doomed.process.pid)))
-            doomed.process.kill()
 
-        killer = threading.Thread(target=kill)
-        killer.start()
-        error = refusal(lambda: doomed.runs.run(request(tree, plain), lambda: None))
+def test_a_run_is_made_again_where_the_executor_was_started_again(bed: Bed, plain: Environment) -> None:
+    tree = bed.tree({"test_s.py": "import time\ndef test_s():\n    time.sleep(2)\n"})
+    with executor(bed) as doomed:
+        killer = killed_once_it_runs_something(doomed)
+        runs: list[TestRun] = []
+        runner = threading.Thread(target=lambda: runs.append(doomed.runs.run(request(tree, plain), lambda: None)))
+        runner.start()
         killer.join()
         doomed.process.wait()
-        assert isinstance(error, InfrastructureError) and error.code == "CHANNEL_CLOSED"
-        assert refusal(lambda: doomed.runs.run(request(tree, plain), lambda: None)).code == "CHANNEL_UNAVAILABLE"
+        again = start(doomed.home.parent)
+        runner.join()
+        again.terminate()
+        again.wait()
+    assert runs[0].status == "passed" and runs[0].receipt is not None
 
 
 def test_an_executor_that_is_told_to_end_ends_its_sandboxes_and_removes_its_socket(bed: Bed, plain: Environment) -> None:
