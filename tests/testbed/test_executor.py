@@ -87,6 +87,23 @@ def test_a_run_is_the_same_as_in_our_own_process_and_has_a_receipt(bed: Bed, pla
     assert receipt.environment_digest == plain.environment_digest
 
 
+def test_what_was_measured_is_in_the_receipt_and_the_tools_are_those_that_we_pin(
+    bed: Bed, plain: Environment, remote: Remote
+) -> None:
+    files = {"lib.py": "def double(x):\n    return x * 2\n", "test_a.py": "import lib\ndef test_a(): assert lib.double(2) == 4\n"}
+    run = remote.runs.run(request(bed.tree(files), plain, measure=True), lambda: None)
+    assert run.status == "passed" and run.coverage is not None and run.timings is not None and run.receipt is not None
+    assert bed.blobs.get_json(run.coverage)["lib.py"] == {"lines": [1, 2], "covered": [1, 2]}
+    assert receipts.agrees(receipts.verify(bed.blobs.get(run.receipt), [remote.public_key]), run)
+
+    def supply(wanted: Mapping[str, Any]) -> Any:
+        return bed.blobs.get(plain.lock) if "measuring" in wanted else remote.executor.supply(wanted)
+
+    with executor(bed) as fresh:
+        message = asked(bed.tree(files), plain, measure=True)
+        assert refusal(lambda: ask(fresh, message, supply)).code == "LOCK_INVALID"
+
+
 def test_two_equal_runs_have_two_receipts(bed: Bed, plain: Environment, remote: Remote) -> None:
     tree = bed.tree(PASSES)
     runs = [remote.runs.run(request(tree, plain), lambda: None) for _ in range(2)]
