@@ -77,7 +77,7 @@ class ScannedTree(Payload):
     size_bytes: int
     """All files of the tree but its tests."""
     gone: tuple[str, ...] = ()
-    """Paths of ``against`` that this tree does not have."""
+    """Paths of ``against`` that this tree does not have, and files that are empty now."""
     tools: dict[str, str] = {}
     """Version of each scanner."""
 

@@ -37,6 +37,7 @@ _LARGEST_SOURCE = 4 * 1024 * 1024
 _LARGEST_TEXT = 1024 * 1024
 _MOST_FILES = 5_000
 _MOST_GONE = 1_000
+_EMPTY_BLOB = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 _UNSCANNED = "UNSCANNED"
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
 _GUESSES = {"Base64 High Entropy String": "low", "Hex High Entropy String": "low", "Secret Keyword": "medium"}
@@ -75,7 +76,8 @@ class Scanner:
     def scan(self, request: ScanTree, heartbeat: Heartbeat) -> ScannedTree:
         """Raises InfrastructureError where the index cannot be reached or no sandbox started: then nothing was learnt."""
         changes = self._objects.changes(request.against, request.tree)
-        gone = tuple(_shown(change.path) for change in changes if change.status == "D")[:_MOST_GONE]
+        emptied = {one.path for one in changes if one.status == "M" and one.new_oid == _EMPTY_BLOB}
+        gone = tuple(_shown(one.path) for one in changes if one.status == "D" or one.path in emptied)[:_MOST_GONE]
         files_of_tree = (entry for entry in self._objects.entries(request.tree) if entry.type == "blob")
         size = sum(entry.size or 0 for entry in files_of_tree if not is_test_path(entry.path))
         wanted = [

@@ -61,4 +61,4 @@ def new_findings(base: Sequence[Finding], patched: Sequence[Finding]) -> list[Fi
 
 def _matches(path: str, glob: str) -> bool:
     """A glob without a slash is for the file's name in any folder."""
-    return fnmatchcase(path.casefold() if "/" in glob else path.rpartition("/")[2].casefold(), glob)
+    return fnmatchcase((path if "/" in glob else path.rpartition("/")[2]).casefold(), glob.casefold())

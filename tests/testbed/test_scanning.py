@@ -31,15 +31,15 @@ def scan(bed: Bed, root, backend) -> Scan:  # type: ignore[no-untyped-def]  # fi
 
 
 def test_findings_of_changed_files_only_whatever_the_files_say_about_themselves(scan: Scan) -> None:
-    base = {"old.py": SHELL, "app.py": "x = 1\n", "gone.yml": "a"}
+    base = {"old.py": SHELL, "app.py": "x = 1\n", "gone.yml": "a", "CODEOWNERS": "* @us", "empty": ""}
     hidden = SHELL.replace("shell=True)", "shell=True)  # nosec")
     patched = {
         "old.py": SHELL, "app.py": hidden, "settings.ini": f"key = {KEY}  # pragma: allowlist secret\n",
         ".bandit": "[bandit]\nskips: B602\n", "broken.py": "def (:\n", "tests/test_app.py": "assert 1\n" + SHELL,
-        "-odd name\n.py": SHELL,
+        "-odd name\n.py": SHELL, "CODEOWNERS": "", "empty": "",
     }  # fmt: skip
     result, findings = scan(base, patched)
-    assert result.message == "" and result.gone == ("gone.yml",) and result.files == 6
+    assert result.message == "" and result.gone == ("CODEOWNERS", "gone.yml") and result.files == 7
     assert {tool: bool(version) for tool, version in result.tools.items()} == {"bandit": True, "detect-secrets": True}
     strong = {(one.path, one.rule, one.severity, one.line) for one in findings if one.severity != "low"}
     assert strong == {
