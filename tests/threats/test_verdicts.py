@@ -1,7 +1,7 @@
 """Hostile patches through the real chain: import, overlay, a run of each tree in a sandbox, verdict (rows 4.1 to 4.3).
 
-Every patch here mends nothing and tries to look as if it had, or mends the bug and silences a test that it breaks.
-"""
+What speaks for a test instead of passing it is in ``test_forged_results.py``. Here a patch mends nothing and tries to look as if it
+had, or mends the bug and silences a test that it breaks.
 
 from __future__ import annotations
 
@@ -89,24 +89,6 @@ def test_a_failing_test_that_is_silenced_is_not_mended(chain: Chain, name: str) 
     judgement = chain.judge({"calc.py": ADD.format(SILENCERS[name])}).judgement
     assert (judgement.verdict, judgement.fix) == ("rejected", "none"), judgement
     assert "NOTHING_FIXED" in judgement.codes
-
-
-FORGERIES = {
-    "exit handler": "__import__('atexit').register(__import__('os')._exit, 0)\n    return a - b",
-    "standard output": f"__import__('os').write(1, b'{{\"kind\":\"outcome\",\"id\":\"{FAILING}\",\"outcome\":\"passed\"}}\\n')\n"
-    "    return a - b",
-    "report's descriptor": "import os\n    for fd in range(3, 64):\n        try: os.write(fd, b'x {}\\n')\n"
-    "        except OSError: pass\n    return a - b",
-    "setsid grandchild": "import os, time\n    if os.fork() == 0:\n        os.setsid()\n"
-    "        if os.fork() == 0: time.sleep(60)\n        os._exit(0)\n    return a - b",
-    "killed supervisor": "__import__('os').kill(__import__('os').getppid(), 9)\n    return a - b",
-}
-
-
-@pytest.mark.parametrize("body", FORGERIES.values(), ids=FORGERIES)
-def test_no_result_is_forged_from_outside_the_test(chain: Chain, body: str) -> None:
-    judgement = chain.judge({"calc.py": ADD.format(body)}).judgement
-    assert (judgement.verdict, judgement.fix) == ("rejected", "none"), judgement
 
 
 OVERLAYS: dict[str, Mapping[str, str | None]] = {
