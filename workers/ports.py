@@ -42,10 +42,9 @@ from activities.record.payloads import PayloadVault
 from activities.record.run_cache import RunCache
 from activities.record.sink import Sink
 from activities.record.store import Store, now_ms
-from activities.testbed.activities import ComparingActivities, PlacementActivities, TestbedActivities
+from activities.testbed.activities import ComparingActivities, PlacementActivities, RunCacheActivities, TestbedActivities
 from activities.testbed.environment import Environments
 from activities.testbed.harness import sandbox_spec
-from activities.testbed.recalling import RunCacheActivities
 from activities.testbed.remote_runs import Contents, RemoteRuns
 from activities.testbed.run import TestBed
 from activities.testbed.scanning import Scanner

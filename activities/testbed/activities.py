@@ -12,20 +12,29 @@ from temporalio.exceptions import CancelledError
 
 from activities.kernel.acting import acting
 from activities.kernel.implementing import implements
+from activities.record.blobs import BlobStore
+from activities.record.run_cache import RunCache
 from activities.testbed.benchmarking import run_benchmark
 from activities.testbed.environment import Environments
+from activities.testbed.recalling import Recalling
 from activities.testbed.remote_runs import RemoteRuns
 from activities.testbed.run import TestBed
 from activities.testbed.scanning import Scanner
 from schemas.capabilities import (
     FIND_OTHER,
     PREPARE_ENVIRONMENT,
+    RECALL_RUNS,
+    REMEMBER_RUNS,
     RUN_BENCHMARK,
     RUN_TESTS,
     SCAN_TREE,
     FindOther,
     OtherExecutor,
     PrepareEnvironment,
+    RecalledRuns,
+    RecallRuns,
+    RememberedRuns,
+    RememberRuns,
     RunTests,
 )
 from schemas.capability import executor_tag, queue_of
@@ -56,6 +65,21 @@ class TestbedActivities:
     def run_tests(self, request: RunTests) -> TestRun:
         with beating():
             return self._runs.run(request, stop_if_cancelled, tenant_id=acting().keys.tenant_id)
+
+
+class RunCacheActivities:
+    """Which runs need not be run again, and which are worth keeping."""
+
+    def __init__(self, blobs: BlobStore, cache: RunCache) -> None:
+        self._recalling = Recalling(blobs, cache)
+
+    @implements(RECALL_RUNS)
+    def recall_runs(self, request: RecallRuns) -> RecalledRuns:
+        return self._recalling.recall(request)
+
+    @implements(REMEMBER_RUNS)
+    def remember_runs(self, request: RememberRuns) -> RememberedRuns:
+        return self._recalling.remember(request)
 
 
 class PlacementActivities:

@@ -1,4 +1,4 @@
-"""The run cache as capabilities: which runs need not be run again, and which are worth keeping (contracts §10)."""
+"""The run cache: which runs need not be run again, and which are worth keeping (contracts §10)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from pydantic import TypeAdapter, ValidationError
 
 from activities.kernel.acting import acting
-from activities.kernel.implementing import implements
 from activities.record.blobs import BlobStore
 from activities.record.run_cache import AgreedRuns, CacheEntry, RunCache
 from activities.testbed.run import run_key
 from schemas.canonical import jcs_sha256
 from schemas.capabilities import (
-    RECALL_RUNS,
-    REMEMBER_RUNS,
     RecalledRuns,
     RecallRuns,
     RememberedRuns,
@@ -29,15 +26,14 @@ MINIMUM_RUNS = 2
 _RUNS: TypeAdapter[tuple[TestRun, ...]] = TypeAdapter(tuple[TestRun, ...])
 
 
-class RunCacheActivities:
+class Recalling:
     """What is recalled is believed by nobody for that: the signer looks at the receipts of the runs."""
 
     def __init__(self, blobs: BlobStore, cache: RunCache) -> None:
         self._blobs = blobs
         self._cache = cache
 
-    @implements(RECALL_RUNS)
-    def recall_runs(self, request: RecallRuns) -> RecalledRuns:
+    def recall(self, request: RecallRuns) -> RecalledRuns:
         tenant_id = acting().keys.tenant_id
         keys = [run_key(one, tenant_id) for one in request.requests]
         known = self._cache.recall(keys)
@@ -46,8 +42,7 @@ class RunCacheActivities:
             irreproducible=tuple(dict.fromkeys(key for key in keys if key in known and known[key].state == "irreproducible")),
         )
 
-    @implements(REMEMBER_RUNS)
-    def remember_runs(self, request: RememberRuns) -> RememberedRuns:
+    def remember(self, request: RememberRuns) -> RememberedRuns:
         who = acting()
         stored, conflicts = 0, []
         for group in filter(worth_keeping, request.groups):

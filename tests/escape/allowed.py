@@ -79,7 +79,7 @@ ALLOWED: dict[str, dict[Power, str]] = {
         "code": "libc: children die with their parent",
     },
     "workers/toolchain.py": {"process": "builds and finds programs", "signal": "ends a build that ran too long"},
-    "workers/worker.py": {"activity": "the one place that makes workers", "temporal client": "polls", "network": "the host's name"},
+    "workers/worker.py": {"activity": "the one place that makes workers", "temporal client": "polls", "network": "its host"},
     "cli/approvals.py": {"temporal client": "sends a decision"},
     "cli/authority.py": {"network": "finds a free port on loopback"},
     "cli/compiling.py": {"temporal client": "starts a workflow"},

@@ -13,7 +13,7 @@ from activities.record.blobs import BlobStore
 from activities.record.chain import EventChain
 from activities.record.run_cache import RunCache
 from activities.record.store import Store
-from activities.testbed.recalling import RunCacheActivities
+from activities.testbed.activities import RunCacheActivities
 from activities.testbed.run import run_key
 from schemas.capabilities import RecallRuns, RememberRuns, RunTests
 from schemas.model import BlobRef

@@ -44,8 +44,7 @@ from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.record.run_cache import RunCache
 from activities.record.store import Store
-from activities.testbed.activities import PlacementActivities
-from activities.testbed.recalling import RunCacheActivities
+from activities.testbed.activities import PlacementActivities, RunCacheActivities
 from activities.testbed.run import run_key
 from activities.verify.activities import RegressionActivities, VerifyActivities
 from schemas.approval import ApprovalRequest, DecisionKind
