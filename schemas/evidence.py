@@ -51,6 +51,8 @@ SIZE_LIMITS: dict[str, int] = {
     SIGSTORE_BUNDLE: _MIB,
 }
 """Largest size in bytes; checked before anything is parsed. A trajectory is streamed: it is never in memory as a whole."""
+VALUE_LIMIT = 1_000_000
+"""Commas and opening brackets of one JSON file, counted before it is parsed: small values take much more memory than bytes."""
 SUBJECT_LIMIT = 64
 
 TYPE_BASE = "urn:gen4:attest"

@@ -16,6 +16,7 @@ from schemas.evidence import (
     STAMP,
     TEST_RESULTS,
     TRAJECTORY,
+    VALUE_LIMIT,
 )
 
 _DOCUMENTS = (TEST_RESULTS, POLICY_CHECK, SBOM, STAMP, PROVENANCE, SIGSTORE_BUNDLE)
@@ -24,12 +25,14 @@ _DOCUMENTS = (TEST_RESULTS, POLICY_CHECK, SBOM, STAMP, PROVENANCE, SIGSTORE_BUND
 def size_limit(case: Case) -> Finding | None:
     for name, size in case.reading.too_large.items():
         return Finding(reason="size", member=name, expected=f"at most {SIZE_LIMITS[name]} bytes", actual=str(size))
+    for name, values in case.reading.too_many.items():
+        return Finding(reason="values", member=name, expected=f"at most {VALUE_LIMIT} values", actual=str(values))
     trajectory = case.reading.trajectory
     if trajectory is not None and trajectory.too_long:
         return Finding(
             reason="line",
             member=TRAJECTORY,
-            expected=f"lines of at most {LINE_LIMIT} bytes",
+            expected=f"lines of at most {LINE_LIMIT} bytes and {VALUE_LIMIT} values",
             actual=f"line {trajectory.too_long}",
         )
     return None

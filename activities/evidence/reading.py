@@ -14,10 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from activities.evidence.scanning import Scan, scan
+from activities.evidence.scanning import Scan, scan, values_in
 from schemas.canonical import sha256_hex, strict_json
 from schemas.error import InputError
-from schemas.evidence import OPTIONAL_MEMBERS, REQUIRED_MEMBERS, SIZE_LIMITS, TRAJECTORY, AnyStamp, MemberDigest, Stamp, Stamp2
+from schemas.evidence import (
+    OPTIONAL_MEMBERS,
+    REQUIRED_MEMBERS,
+    SIZE_LIMITS,
+    TRAJECTORY,
+    VALUE_LIMIT,
+    AnyStamp,
+    MemberDigest,
+    Stamp,
+    Stamp2,
+)
 
 _KNOWN = frozenset((*REQUIRED_MEMBERS, *OPTIONAL_MEMBERS))
 _IN_ORDER = (*sorted(_KNOWN - {TRAJECTORY}), TRAJECTORY)
@@ -38,6 +48,8 @@ class Reading:
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     too_large: dict[str, int] = field(default_factory=dict)
+    too_many: dict[str, int] = field(default_factory=dict)
+    """JSON files of more values than anybody needs, which are not parsed."""
     not_regular: dict[str, str] = field(default_factory=dict)
     """Name (printable) to reason: symlink, links, folder, fifo, socket, device, name, casefold, unreadable."""
 
@@ -161,6 +173,10 @@ def _take(file: IO[bytes], name: str, reading: Reading) -> None:
     data = file.read(SIZE_LIMITS[name] + 1)
     if len(data) > SIZE_LIMITS[name]:
         reading.too_large[name] = len(data)
+        return
+    values = values_in(data) if name.endswith(".json") else 0
+    if values > VALUE_LIMIT:
+        reading.too_many[name] = values
         return
     reading.files[name] = data
     reading.digests[name] = MemberDigest(sha256=sha256_hex(data), size=len(data))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from activities.evidence.content import LINE_LIMIT
 from schemas.canonical import StrictJsonError, sha256_hex, strict_json
 from schemas.event import GENESIS
+from schemas.evidence import VALUE_LIMIT
 from schemas.trajectory import TrajectoryStep
 
 
@@ -30,7 +31,7 @@ class Scan:
     sha256: str = ""
     size: int = 0
     too_long: int = 0
-    """Number of a line that no step needs; it was hashed but not parsed."""
+    """Number of a line that is longer, or of more values, than a step needs; it was hashed but not parsed."""
     not_strict: Defect | None = None
     broken: Defect | None = None
     """Where the chain of steps breaks."""
@@ -51,7 +52,7 @@ def scan(file: IO[bytes], limit: int, in_time: Callable[[], bool] = lambda: True
         found.size += len(line)
         found.length += 1
         ended = line.endswith(b"\n")
-        if len(line) > LINE_LIMIT and not found.too_long:
+        if not found.too_long and (len(line) > LINE_LIMIT or values_in(line) > VALUE_LIMIT):
             found.too_long = found.length
         if not found.too_long and found.not_strict is None:
             _read_line(line.removesuffix(b"\n"), found)
@@ -59,6 +60,11 @@ def scan(file: IO[bytes], limit: int, in_time: Callable[[], bool] = lambda: True
         found.not_strict = found.not_strict or Defect("trailing", "no final LF")
     found.sha256 = digest.hexdigest()
     return found
+
+
+def values_in(data: bytes) -> int:
+    """At least as many as a JSON document has values, short of one; found without parsing it."""
+    return sum(map(data.count, (b",", b"[", b"{")))
 
 
 def _read_line(text: bytes, found: Scan) -> None:

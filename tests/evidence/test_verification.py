@@ -34,6 +34,7 @@ from schemas.evidence import (
     SUBJECT_MEMBERS,
     TEST_RESULTS,
     TRAJECTORY,
+    VALUE_LIMIT,
     Envelope,
     timestamp_of,
 )
@@ -824,8 +825,14 @@ def test_a_verification_that_takes_too_long_is_refused(workshop: Workshop, place
     assert not all(check.checked for check in report.checks)
 
 
-def test_a_line_that_no_step_needs_is_not_parsed(workshop: Workshop, place: Place) -> None:
-    line = b'"' + b"x" * LINE_LIMIT + b'"\n'
+@pytest.mark.parametrize("values", [b"[],", b"{},", b"0,"])
+def test_a_file_of_very_many_values_is_not_parsed(workshop: Workshop, place: Place, values: bytes) -> None:
+    data = b"[" + values * (VALUE_LIMIT + 1) + b"0]"
+    assert refused(workshop, place, {**workshop.files, TEST_RESULTS: data}) == ("SIZE_LIMIT", "values")
+
+
+@pytest.mark.parametrize("line", [b'"' + b"x" * LINE_LIMIT + b'"\n', b"[" + b"[]," * VALUE_LIMIT + b"0]\n"], ids=["long", "full"])
+def test_a_line_that_no_step_needs_is_not_parsed(workshop: Workshop, place: Place, line: bytes) -> None:
     assert refused(workshop, place, {**workshop.files, TRAJECTORY: line}) == ("SIZE_LIMIT", "line")
 
 
