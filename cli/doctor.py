@@ -14,6 +14,7 @@ from typing import Literal
 import typer
 from temporalio.service import __version__ as sdk_version
 
+from activities.kernel.channel import call, connect
 from activities.kernel.sandbox.backends import BACKENDS, probed
 from activities.kernel.sandbox.port import RootFilesystem
 from activities.kernel.sandbox.rootfs import RootFilesystems
@@ -21,6 +22,7 @@ from activities.record.home import Home
 from cli.fabric import Json
 from cli.output import emit, show
 from schemas.error import Gen4Error
+from schemas.testing import SandboxFacts
 from workers import fabric
 from workers.settings import Settings, read_settings
 from workers.toolchain import locate
@@ -72,7 +74,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _tools()
     yield from _programs()
     yield from _home(settings)
-    yield from _sandbox(settings)
+    yield from _executor(settings) if settings.executor_socket is not None else _sandbox(settings)
     yield from _fabric(settings)
     yield Finding(
         "assurance", "note", "single_operator: requester, signer and approver are one user; the embedded server has no "
@@ -116,6 +118,25 @@ def _home(settings: Settings) -> Iterator[Finding]:
         yield Finding("home", "missing", error.message, error.remedy)
     roots = os.pathsep.join(str(root) for root in settings.repository_roots)
     yield Finding("repositories", "note", f"local ones under {roots}; hosts: {', '.join(settings.repository_hosts) or 'none'}")
+
+
+def _executor(settings: Settings) -> Iterator[Finding]:
+    """An executor of the operator's: sandboxes are its matter, so it is asked."""
+    try:
+        channel = connect(settings.executor_path)
+        try:
+            owner = channel.peer.uid
+            answer, _ = call(channel, {"facts": {}}, supply=lambda wanted: b"")
+        finally:
+            channel.close()
+    except Gen4Error as error:
+        yield _failed("executor", error)
+        return
+    apart = f"uid {owner}, apart from ours" if owner != os.geteuid() else "our own uid, which isolates nothing"
+    yield Finding("executor", "ok", f"at {settings.executor_path}: {apart}; base {answer['root_digest'][:19]}…")
+    facts = SandboxFacts.model_validate(answer["sandbox"])
+    limits = ", ".join(f"{limit} by {how}" for limit, how in sorted(facts.enforcement.items()))
+    yield Finding(facts.backend, "ok", f"{facts.version}, in the executor; limits: {limits}")
 
 
 def _sandbox(settings: Settings) -> Iterator[Finding]:

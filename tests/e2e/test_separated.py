@@ -202,5 +202,7 @@ def test_the_workers_user_opens_neither_the_engine_nor_a_key(fabric: Fabric, use
 
 def test_only_listed_users_are_answered(fabric: Fabric, users: Users) -> None:
     assert users.run(WORKER, CALL, str(users.socket(EXECUTOR))).strip() == "bubblewrap"
+    found = {finding["name"]: finding["detail"] for finding in fabric.gen4("doctor", "--json").json["findings"]}
+    assert f"uid {EXECUTOR}, apart from ours" in found["executor"] and "in the executor" in found["bubblewrap"]
     for uid in (STRANGER, SIGNER):
         assert users.run(uid, CALL, str(users.socket(EXECUTOR))).strip() == "CHANNEL_REFUSED"
