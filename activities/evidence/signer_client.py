@@ -87,9 +87,9 @@ class SignerClient:
             return self._blob(str(wanted["blob"]))
         if wanted.keys() == {"commit"}:
             return self.objects.read(str(wanted["commit"]))
-        if wanted.keys() == {"tree"}:
+        if wanted.keys() == {"tree", "known"}:
             pack = cast(IO[bytes], tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115  it ends with the call
-            self.objects.pack(str(wanted["tree"]), pack)
+            self.objects.pack(str(wanted["tree"]), pack, [str(tree) for tree in wanted["known"]])
             return pack
         raise InputError("NEED_UNKNOWN", f"the signer asks for {sorted(wanted)}", "run signer and worker of one version")
 

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,6 +59,8 @@ from schemas.verdict import Judgement
 _AGAIN = "start the remediation again; what was recorded is kept"
 _CHUNK = 1 << 20
 _REMEMBERED = 256
+_TREES = 16
+"""Trees known to be whole here, the last ones: what they have in common with another need not be sent again."""
 _CALL = "call-"
 """Folders of calls; what a killed process left is removed at the next start."""
 
@@ -84,6 +87,7 @@ class SignerService:
         for leftover in ports.folder.glob(_CALL + "*"):
             _remove(leftover)
         self._objects = ObjectStore.open(ports.folder / "objects.git")
+        self._whole: deque[str] = deque(maxlen=_TREES)
         self._derived: dict[tuple[str, str], Derived] = {}
         self._lock = threading.Lock()
 
@@ -221,7 +225,7 @@ class SignerService:
     def _supplies(self, channel: Channel) -> Iterator[_Sent]:
         folder = Path(tempfile.mkdtemp(prefix=_CALL, dir=self._ports.folder))
         try:
-            yield _Sent(channel, self._objects, folder)
+            yield _Sent(channel, self._objects, folder, self._whole)
         finally:
             _remove(folder)
 
@@ -229,11 +233,11 @@ class SignerService:
 class _Sent:
     """Content of one call, asked for once each and hashed on arrival."""
 
-    def __init__(self, channel: Channel, objects: ObjectStore, folder: Path) -> None:
+    def __init__(self, channel: Channel, objects: ObjectStore, folder: Path, whole: deque[str]) -> None:
         self._channel = channel
         self._objects = objects
         self._blobs: dict[str, Content] = {}
-        self._whole: set[str] = set()
+        self._whole = whole
         self.folder = folder
 
     def blob(self, ref: BlobRef) -> bytes:
@@ -258,12 +262,14 @@ class _Sent:
 
     def tree(self, tree: str) -> ObjectStore:
         """Git hashes each object that arrives, so a tree that is whole here is the one that its id names."""
-        if tree not in self._whole and not self._objects.has_tree(tree):
-            with need(self._channel, {"tree": tree}) as body:
+        if tree in self._whole:
+            return self._objects
+        if not self._objects.has_tree(tree):
+            with need(self._channel, {"tree": tree, "known": list(self._whole)}) as body:
                 self._objects.unpack(body)
             if not self._objects.has_tree(tree):
                 raise _other("tree", tree)
-        self._whole.add(tree)
+        self._whole.append(tree)
         return self._objects
 
     def _take(self, body: IO[bytes], ref: BlobRef) -> Content:

@@ -398,7 +398,7 @@ def test_content_under_a_false_name_is_refused(
         if name not in wanted:
             return supply(self, wanted)
         other = fabric.objects.write_tree(fabric.source.base_tree, {"a": b"b"})
-        return supply(self, {"tree": other}) if name == "tree" else b"lie"
+        return supply(self, {**wanted, "tree": other}) if name == "tree" else b"lie"
 
     monkeypatch.setattr(SignerClient, "_supply", lie)
     believed = Believed(executors=(pem_of(fabric.executor.public_key()),), policy_digests=frozenset({POLICY_DIGEST}))
