@@ -44,6 +44,7 @@ class Executor:
         """The result of a call that has no body and no stream."""
         channel = self.connect()
         try:
+            channel.wait_at_most(START_TIMEOUT_S)
             return call(channel, dict(message), supply=self.supply)[0]
         finally:
             channel.close()
