@@ -1,7 +1,8 @@
 """Hostile patches through the real chain: import, overlay, a run of each tree in a sandbox, verdict (rows 4.1 to 4.3).
 
-What speaks for a test instead of passing it is in ``test_forged_results.py``. Here a patch mends nothing and tries to look as if it
-had, or mends the bug and silences a test that it breaks.
+What speaks for a test instead of passing it is in ``test_forged_results.py``. Here a patch mends nothing and tries to look as
+if it had, or mends the bug and silences a test that it breaks.
+"""
 
 from __future__ import annotations
 
