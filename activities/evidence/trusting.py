@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -115,13 +117,12 @@ class TrustStore:
         Raises:
             InputError: ROOT_KEY_AWAY when the root key is needed and not here, ROOT_KEY_OTHER when it is not the one in force.
         """
-        old = self.current()
-        if old is None:
-            old = _empty()
-        wanted = change(old)
-        if wanted == old and old.expires_at is not None and now_s * 1000 < milliseconds_of(old.expires_at) - LIFETIME_S * 500:
-            return old
-        return self.issue(wanted, self.root(), now_s)
+        with self._alone():
+            old = self.current() or _empty()
+            wanted = change(old)
+            if wanted == old and old.expires_at is not None and now_s * 1000 < milliseconds_of(old.expires_at) - LIFETIME_S * 500:
+                return old
+            return self.issue(wanted, self.root(), now_s)
 
     def issue(self, trust: Trust, root: ec.EllipticCurvePrivateKey, now_s: int) -> Trust:
         """Sign ``trust`` as the next version."""
@@ -133,6 +134,13 @@ class TrustStore:
         replace(self._keys / ROOT_PUBLIC, pem_of(root.public_key()).encode(), 0o644)
         write_trust(self.path, issued, root)
         return issued
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of two processes that change it at once, the second sees what the first made."""
+        with (self._keys / ".trust.json.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def root(self) -> ec.EllipticCurvePrivateKey:
         """The root key; made here where none was ever used."""

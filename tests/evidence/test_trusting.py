@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ def test_a_new_policy_or_key_is_added_and_nothing_is_lost(keys: Path) -> None:
     trust = load_trust(ensure_trust(keys, other.trusted(NOW_S), (ONE,), NOW_S, ("PEM",)), now_s=NOW_S)
     assert [key.hint for key in trust.signers] == [signer.hint, other.hint]
     assert (trust.policy_digests, trust.executors, trust.version) == ((ONE, TWO), ("PEM",), 2)
+
+
+def test_two_that_change_it_at_once_lose_nothing(keys: Path) -> None:
+    path = _ensure(keys)
+    policies = ["sha256:" + f"{number:064x}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda policy: _ensure(keys, policy), policies))
+    trust = load_trust(path, now_s=NOW_S)
+    assert (trust.policy_digests, trust.version) == (tuple(policies), 9)
 
 
 def test_a_revocation_survives_the_next_start(keys: Path) -> None:
