@@ -232,8 +232,8 @@ class Compilation:
         if self._measured and judged.verdict == "accepted":
             limits, base, result = self._job.limits, patch.base_tree, patch.result_tree
             before, after = await asyncio.gather(
-                call(SCAN_TREE, ScanTree(tree=base, against=result, limits=limits), summary="the base tree"),
-                call(SCAN_TREE, ScanTree(tree=result, against=base, limits=limits), summary="the patched tree"),
+                call(SCAN_TREE, ScanTree(tree=base, against=result, limits=limits, fresh=not self._job.cache), summary="the base tree"),
+                call(SCAN_TREE, ScanTree(tree=result, against=base, limits=limits, fresh=not self._job.cache), summary="the patched tree"),
             )
             request = request.model_copy(update={"base_scan": before, "patched_scan": after})
         return await call(REGRESSION_GATE, request, summary="nothing that was good may get worse")

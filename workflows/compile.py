@@ -90,6 +90,7 @@ class Compile:
                 message=compiled.message,
                 remedy=remedy_of(compiled),
                 report=compiled.rejection.directory if compiled.rejection else None,
+                infrastructure=compiled.verdict == "infra_error",
             )
             return self._rejected(context, rejection, "failed" if compiled.verdict == "infra_error" else "rejected")
         assert compiled.bundle is not None  # noqa: S101  an accepted patch has its bundle

@@ -40,7 +40,7 @@ def rejection_of(error: BaseException, stage: str) -> Rejection:
     code = failure.type or "UNEXPECTED"
     return Rejection(
         stage=stage, codes=(code,), message=str(detail.get("message") or failure.message)[:1_000],
-        remedy=str(detail.get("remedy") or "")[:1_000],
+        remedy=str(detail.get("remedy") or "")[:1_000], infrastructure=not failure.non_retryable,
     )  # fmt: skip
 
 

@@ -9,9 +9,12 @@ changed, not that two parties agree.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from in_toto.models.layout import Layout
+from in_toto.models.link import Link
 from securesystemslib.signer._key import SSlibKey
 
 from activities.evidence.statements import Unsigned
@@ -54,7 +57,7 @@ def _layout(stamp: AnyStamp, key: SSlibKey, names: list[str]) -> dict[str, Any]:
     from_compile = [["MATCH", name, "WITH", "PRODUCTS", "FROM", COMPILE_STEP] for name in names]
     required = [["REQUIRE", name] for name in names]
     same_base = ["MATCH", _BASE, "WITH", "MATERIALS", "FROM", PATCH_STEP]
-    return {
+    layout = {
         "_type": "layout",
         "expires": timestamp_of(milliseconds_of(stamp.created_at) // 1000 + _VALID_S),
         "readme": _README,
@@ -73,6 +76,8 @@ def _layout(stamp: AnyStamp, key: SSlibKey, names: list[str]) -> dict[str, Any]:
             }
         ],
     }  # fmt: skip
+    Layout.read(deepcopy(layout)).validate()  # raises on what in-toto itself would refuse; it empties what it reads
+    return layout
 
 
 _NOTHING_ELSE = ["DISALLOW", "*"]
@@ -86,10 +91,12 @@ def _step(name: str, key: SSlibKey, materials: list[list[str]], products: list[l
 
 
 def _link(name: str, materials: dict[str, dict[str, str]], products: dict[str, dict[str, str]]) -> dict[str, Any]:
-    return {
+    link = {
         "_type": "link", "name": name, "command": [], "materials": materials, "products": products, "byproducts": {},
         "environment": {},
     }  # fmt: skip
+    Link.read(deepcopy(link)).validate()
+    return link
 
 
 def _artifacts(digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
