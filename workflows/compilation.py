@@ -59,7 +59,7 @@ from schemas.evidence import TEST_RESULTS
 from schemas.gates import Check, GateReport
 from schemas.jobs import CompileJob
 from schemas.policy import PolicyDecision
-from schemas.regression import ScanTree
+from schemas.regression import ScannedTree, ScanTree
 from schemas.testing import Environment, Patch, TestRun
 from schemas.verdict import Verdict
 from workflows.calling import call
@@ -230,13 +230,14 @@ class Compilation:
             base=ran.base, patched=ran.patched, environment=environment, limits=self._job.limits, waivers=self._job.waivers,
         )  # fmt: skip
         if self._measured and judged.verdict == "accepted":
-            limits, base, result = self._job.limits, patch.base_tree, patch.result_tree
-            before, after = await asyncio.gather(
-                call(SCAN_TREE, ScanTree(tree=base, against=result, limits=limits, fresh=not self._job.cache), summary="the base tree"),
-                call(SCAN_TREE, ScanTree(tree=result, against=base, limits=limits, fresh=not self._job.cache), summary="the patched tree"),
-            )
+            before, after = await asyncio.gather(self._scan(patch, "base"), self._scan(patch, "patched"))
             request = request.model_copy(update={"base_scan": before, "patched_scan": after})
         return await call(REGRESSION_GATE, request, summary="nothing that was good may get worse")
+
+    async def _scan(self, patch: Patch, which: Literal["base", "patched"]) -> ScannedTree:
+        tree, against = (patch.base_tree, patch.result_tree) if which == "base" else (patch.result_tree, patch.base_tree)
+        request = ScanTree(tree=tree, against=against, limits=self._job.limits, fresh=not self._job.cache)
+        return await call(SCAN_TREE, request, summary=f"the {which} tree")
 
     async def _determinism(self, first: Evidence, rerun: Evidence) -> GateReport:
         request = DeterminismInput(
