@@ -50,10 +50,7 @@ def sign(statement: bytes, trust_config_json: str, identity_token: str, *, timeo
         InfrastructureError: SIGNING_SERVICE when a service fails, is not reached or takes too long.
     """
     config = _config(trust_config_json)
-    try:
-        token = IdentityToken(identity_token)
-    except IdentityError as error:
-        raise Refused("IDENTITY_TOKEN", str(error), _RENEW) from error
+    token = _identity(identity_token)
 
     def work() -> str:
         with SigningContext.from_trust_config(config).signer(token) as signer:
@@ -162,13 +159,19 @@ class KeylessSigner:
 
     def _token(self) -> IdentityToken:
         text = _read(self._token_file, _TOKEN_LIMIT, Refused, "IDENTITY_TOKEN", _RENEW).strip()
-        try:
-            return IdentityToken(text)
-        except IdentityError as error:
-            raise Refused("IDENTITY_TOKEN", str(error), _RENEW) from error
+        return _identity(text)
 
     def __repr__(self) -> str:
         return f"KeylessSigner(identity={self._identity!r})"
+
+
+def _identity(token: str) -> IdentityToken:
+    """Raises Refused IDENTITY_TOKEN; what the client says is wrong is in its cause."""
+    try:
+        return IdentityToken(token)
+    except IdentityError as error:
+        why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+        raise Refused("IDENTITY_TOKEN", why, _RENEW) from error
 
 
 def _config(text: str) -> ClientTrustConfig:

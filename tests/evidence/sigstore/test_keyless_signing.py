@@ -82,6 +82,7 @@ def test_a_bad_token_is_refused_and_not_shown(
     shown = str(refused.value) + str(refused.value.__cause__)
     assert not any(part in shown for part in tokens.get(fault, "").split(".") if part.strip())
     assert "GEN4_IDENTITY_TOKEN_FILE" in refused.value.remedy
+    assert ("expired" in shown) == (fault == "expired")
 
 
 def test_a_statement_that_is_none_is_never_signed(authority: Authority) -> None:
