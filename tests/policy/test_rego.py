@@ -87,7 +87,8 @@ def test_each_phase_may_use_exactly_what_its_workflow_calls() -> None:
     """Least privilege, kept so by a test: a call that the table lacks fails here and not in production."""
     phases = json.loads((POLICIES / "data.json").read_text())["phases"]
     modules = {
-        "control": ("remediation", "machine"), "explore": ("explore",), "compile": ("compile", "compilation"),
+        "control": ("remediation", "machine"), "explore": ("explore",), "diff": ("ga_diff", "alone"),
+        "compile": ("compile", "compilation", "tree_runs", "alone"),
         "release": ("release",), "operations": ("reaper", "reconciliation", "checkpointing"),
     }  # fmt: skip
     for phase, names in modules.items():
