@@ -85,7 +85,8 @@ def executions(rounds: int, tests: int) -> dict[str, Any]:
             tree, plan, limits = bed.tree_of(folder), parse_test_command(()), Limits()
             environment = bed.environments.prepare(tree, ("pytest", "coverage"), lambda: None)
             request = RunTests(
-                tree=tree, environment=environment, plan=plan, limits=limits, commit_time=COMMIT_TIME, purpose="base", measure=True
+                tree=tree, environment=environment, plan=plan, limits=limits, commit_time=COMMIT_TIME, purpose="base",
+                measure=True,
             )  # fmt: skip
             docker = TestBed(bed.home, bed.blobs, bed.objects, bed.environments, bed.root, BACKENDS["docker"]())
             image = _image(bed, host)
