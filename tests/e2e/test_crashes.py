@@ -1,4 +1,4 @@
-"""``kill -9`` of the worker in every phase, of its executor, and of the server while waiting: the session goes on, effects stay single."""
+"""``kill -9`` of worker, executor and server in every phase: the session goes on, effects stay single."""
 
 from __future__ import annotations
 
