@@ -22,6 +22,7 @@ from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.kernel.signing_keys import load_or_create, pem_of
 from activities.record.home import Home
 from activities.testbed.executing import Executing, Machine
+from activities.testbed.harness import harness_version
 from schemas.error import Gen4Error
 from schemas.text import plain
 from workers.fabric import EXECUTOR_PUBLIC_KEY
@@ -109,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=_uids, default=(), help="uids that may call, separated by commas; default: our own")
     given = parser.parse_args(arguments)
     configure()
+    harness_version()  # of the code that this process runs, whatever is installed under it later
     try:
         serve(given.socket, given.home, given.clients, read_settings())
     except Gen4Error as error:

@@ -25,6 +25,7 @@ from activities.evidence.signing import Signer, StatementSigner, load_signer, op
 from activities.kernel.listening import Listener
 from activities.record.git import require_git
 from activities.record.home import private_folder
+from activities.testbed.harness import harness_version
 from schemas.error import Gen4Error, InfrastructureError, InputError
 from schemas.text import plain
 from workers.hiding import hide_memory
@@ -172,6 +173,7 @@ def read_options(arguments: list[str]) -> SignerOptions:
 
 def main() -> int:
     configure()
+    harness_version()  # of the code that this process runs, whatever is installed under it later
     try:
         serve(read_options(sys.argv[1:]))
     except Gen4Error as error:

@@ -29,6 +29,7 @@ from activities.kernel.watching import StoreView, Watch
 from activities.record.home import Home
 from activities.record.kill_switches import KillSwitches
 from activities.record.store import now_ms
+from activities.testbed.harness import harness_version
 from schemas.capabilities import RUN_TESTS
 from schemas.capability import WORKFLOW_QUEUE, Pool, executor_tag, queue_beside, queue_of
 from schemas.error import Gen4Error, InfrastructureError
@@ -157,6 +158,7 @@ async def _connected(endpoints: FabricState, runtime: Runtime) -> Client:
 
 def main() -> int:
     configure()
+    harness_version()  # of the code that this process runs, whatever is installed under it later
     settings = read_settings()
     refused = Home.open(settings.home).run / WORKER_REFUSED
     refused.unlink(missing_ok=True)
