@@ -7,6 +7,7 @@ under our key. No path, command or result of the caller is believed. When the ca
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 from collections import deque
@@ -99,6 +100,9 @@ class Executing:
         self._home, self._key, self._machine, self._maximum = home, key, machine, maximum
         self._lock = threading.Lock()
         self._tenants: dict[str, _Tenant] = {}
+        self._results = home.run / "results"
+        shutil.rmtree(self._results, ignore_errors=True)  # of runs during which an earlier executor was killed
+        self._results.mkdir(mode=0o700)
 
     def handle(self, channel: Channel, asked: Any, body: IO[bytes]) -> None:
         """One call.
@@ -186,7 +190,7 @@ class Executing:
                 plan=TestPlan.model_validate(request.plan.model_dump()), measure=request.measure,
                 variant=RunVariant.model_validate(request.variant.model_dump()),
             )  # fmt: skip
-            with tempfile.TemporaryDirectory(prefix="gen4-results-", dir=self._home.root) as name:
+            with tempfile.TemporaryDirectory(dir=self._results) as name:
                 results = BlobStore(Path(name), request.tenant_id)
                 bed = TestBed(self._home, results, objects, environments, machine.root, held)
                 with _watching(channel, held):
