@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.model import Digest, Door, GitId, Sha256
-from schemas.testing import RunStatus
+from schemas.testing import Limits, RunStatus, RunVariant, SandboxFacts, TestPlan
 
 RECEIPT_TYPE = "application/vnd.gen4.run-receipt+json"
 """DSSE payload type; the payload is the JCS of a :class:`RunReceipt`."""
@@ -23,6 +23,10 @@ class ReceiptPlan(Door):
     runner: Literal["pytest", "node"] = "pytest"
     node_args: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, plan: TestPlan) -> ReceiptPlan:
+        return cls.model_validate(plan.model_dump(include=set(cls.model_fields)))
+
 
 class ReceiptLimits(Door):
     memory_mb: int
@@ -33,6 +37,10 @@ class ReceiptLimits(Door):
     disk_mb: int
     test_ms: int
 
+    @classmethod
+    def of(cls, limits: Limits) -> ReceiptLimits:
+        return cls.model_validate(limits.model_dump())
+
 
 class ReceiptVariant(Door):
     hash_seed: int
@@ -40,12 +48,20 @@ class ReceiptVariant(Door):
     clock: int | None = None
     only: tuple[str, ...]
 
+    @classmethod
+    def of(cls, variant: RunVariant) -> ReceiptVariant:
+        return cls.model_validate(variant.model_dump())
+
 
 class ReceiptSandbox(Door):
     backend: Literal["docker", "bubblewrap"]
     version: str
     profile_sha256: Sha256
     enforcement: dict[str, Literal["cgroup", "rlimit", "kernel", "watchdog", "none"]]
+
+    @classmethod
+    def of(cls, facts: SandboxFacts) -> ReceiptSandbox:
+        return cls.model_validate(facts.model_dump())
 
 
 class ReceiptSentinels(Door):

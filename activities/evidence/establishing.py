@@ -54,7 +54,7 @@ PROBED = 50
 """Mended tests that the probe has to run, from the first."""
 _OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
 _AGAIN = "start the remediation again; what was recorded is kept"
-_PLAIN = ReceiptVariant.model_validate(RunVariant().model_dump())
+_PLAIN = ReceiptVariant.of(RunVariant())
 
 
 class Supplies(Protocol):
@@ -264,8 +264,8 @@ class _Witness:
             "tree": tree,
             "environment_digest": request.environment.environment_digest,
             "platform": request.environment.platform,
-            "plan": ReceiptPlan.model_validate(request.plan.model_dump(include=set(ReceiptPlan.model_fields))),
-            "limits": ReceiptLimits.model_validate(request.limits.model_dump()),
+            "plan": ReceiptPlan.of(request.plan),
+            "limits": ReceiptLimits.of(request.limits),
             "variant": variant,
             "commit_time": request.source.commit_time,
         }

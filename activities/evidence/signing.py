@@ -5,7 +5,6 @@ Whatever signs gives one DSSE envelope with one signature and an empty key id, a
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -22,7 +21,7 @@ from activities.evidence import sigstore_bundle
 from activities.kernel import dsse
 from activities.kernel.signing_keys import hint_of, load_or_create, pem_of, public_key
 from schemas.error import Gen4Error, InfrastructureError, InputError
-from schemas.evidence import BUILDER_ID, PAYLOAD_TYPE, Envelope, EnvelopeSignature, timestamp_of
+from schemas.evidence import BUILDER_ID, PAYLOAD_TYPE, Envelope, timestamp_of
 from schemas.trust import Trusted
 
 IDENTITY = "gen4:local-signer"
@@ -102,12 +101,7 @@ class Signer:
         return signature
 
     def sign(self, payload_type: str, payload: bytes) -> Envelope:
-        signature = self.signature(dsse.pae(payload_type, payload))
-        return Envelope(
-            payload=base64.b64encode(payload).decode(),
-            payloadType=payload_type,
-            signatures=(EnvelopeSignature(keyid="", sig=base64.b64encode(signature).decode()),),
-        )
+        return dsse.wrap(payload_type, payload, self.signature(dsse.pae(payload_type, payload)))
 
     def sign_statement(self, payload: bytes) -> SignedStatement:
         envelope = self.sign(PAYLOAD_TYPE, payload)

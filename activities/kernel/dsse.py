@@ -21,7 +21,11 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 
 def sign(key: ec.EllipticCurvePrivateKey, payload_type: str, payload: bytes) -> Envelope:
-    signature = key.sign(pae(payload_type, payload), _ALGORITHM)
+    return wrap(payload_type, payload, key.sign(pae(payload_type, payload), _ALGORITHM))
+
+
+def wrap(payload_type: str, payload: bytes, signature: bytes) -> Envelope:
+    """The envelope around a signature over :func:`pae`, whoever made it."""
     return Envelope(
         payload=base64.b64encode(payload).decode(),
         payloadType=payload_type,

@@ -50,12 +50,12 @@ def receipt_of(request: RunTests, run: TestRun, seen: Seen) -> RunReceipt:
         tree=request.tree,
         environment_digest=request.environment.environment_digest,
         platform=request.environment.platform,
-        plan=ReceiptPlan.model_validate(request.plan.model_dump(include=set(ReceiptPlan.model_fields))),
-        limits=ReceiptLimits.model_validate(request.limits.model_dump()),
-        variant=ReceiptVariant.model_validate(request.variant.model_dump()),
+        plan=ReceiptPlan.of(request.plan),
+        limits=ReceiptLimits.of(request.limits),
+        variant=ReceiptVariant.of(request.variant),
         commit_time=request.commit_time,
         harness_version=seen.harness_version,
-        sandbox=ReceiptSandbox.model_validate(run.sandbox.model_dump()),
+        sandbox=ReceiptSandbox.of(run.sandbox),
         sentinels=ReceiptSentinels(planted=seen.planted, caught=seen.caught),
         **_results(run),
     )
@@ -102,8 +102,8 @@ def agrees(receipt: RunReceipt, run: TestRun) -> bool:
     claimed = {
         **_results(run),
         "run_key": run.run_key,
-        "sandbox": ReceiptSandbox.model_validate(run.sandbox.model_dump()),
-        "variant": ReceiptVariant.model_validate(run.variant.model_dump()),
+        "sandbox": ReceiptSandbox.of(run.sandbox),
+        "variant": ReceiptVariant.of(run.variant),
     }
     return all(getattr(receipt, name) == value for name, value in claimed.items())
 

@@ -83,9 +83,9 @@ class RemoteRuns:
         """
         asked = RunRequest(
             tenant_id=tenant_id, tree=request.tree, environment_digest=request.environment.environment_digest,
-            plan=ReceiptPlan.model_validate(request.plan.model_dump(include=set(ReceiptPlan.model_fields))),
-            limits=ReceiptLimits.model_validate(request.limits.model_dump()),
-            variant=ReceiptVariant.model_validate(request.variant.model_dump()),
+            plan=ReceiptPlan.of(request.plan),
+            limits=ReceiptLimits.of(request.limits),
+            variant=ReceiptVariant.of(request.variant),
             commit_time=request.commit_time, measure=request.measure,
         )  # fmt: skip
         lost_at: float | None = None

@@ -126,7 +126,7 @@ class RemoteBackend:
             environment = ArchivedEnvironment(archive=pack_folder(spec.environment, archive))
         return SessionRequest(
             tenant_id=self._tenant_id, mode=mode, root_digest=spec.root.digest, source_date_epoch=epoch,
-            limits=ReceiptLimits.model_validate(spec.limits.model_dump()), environment=environment,
+            limits=ReceiptLimits.of(spec.limits), environment=environment,
         )  # fmt: skip
 
     def _begin(self, channel: Channel, request: SessionRequest, archive: IO[bytes]) -> None:
