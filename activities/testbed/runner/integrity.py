@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
-from operator import attrgetter, is_, itemgetter
+from collections.abc import Generator, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -22,8 +21,6 @@ _DECIDING = (
 )  # fmt: skip
 """Modules through which an outcome goes on its way from a test to the supervisor."""
 _MAX_NAMES = 20
-_code, _all, _map = attrgetter("__code__"), all, map
-"""Held here, so that whoever replaces a built-in does not replace them; no loop in Python, for it runs twice a test."""
 
 
 class Integrity:
@@ -35,8 +32,6 @@ class Integrity:
         self._hooks: list[tuple[Any, Any, Any]] = []
         self._deciding: list[tuple[str, Mapping[str, Any], str, Any]] = []
         self._codes: list[tuple[str, FunctionType, object]] = []
-        self._owners: list[tuple[Mapping[str, Any], Callable[[Any], tuple[Any, ...]], tuple[Any, ...]]] = []
-        self._coded: tuple[list[FunctionType], list[object]] = [], []
         self._seen: set[str] = set()
 
     def pytest_load_initial_conftests(self, early_config: Any) -> None:
@@ -49,13 +44,6 @@ class Integrity:
         self._deciding = [entry for name in _DECIDING if name in sys.modules for entry in _places(name, sys.modules[name])]
         functions = [(name, getattr(value, "__func__", value)) for name, _, _, value in self._deciding]
         self._codes = [(name, value, value.__code__) for name, value in functions if isinstance(value, FunctionType)]
-        self._coded = [value for _, value, _ in self._codes], [code for _, _, code in self._codes]
-        by_owner: dict[str, tuple[Mapping[str, Any], dict[str, Any]]] = {}
-        for name, owner, key, value in self._deciding:
-            by_owner.setdefault(name.rpartition("#")[0] or name.rpartition(".")[0], (owner, {}))[1][key] = value
-        for owner, expected in by_owner.values():
-            keys = (*expected, next(iter(expected)))  # the first once more, for a single key would give no tuple
-            self._owners.append((owner, itemgetter(*keys), tuple(expected[key] for key in keys)))
 
     def pytest_runtest_call(self, item: Any) -> Generator[None, None, None]:
         yield
@@ -70,17 +58,6 @@ class Integrity:
         self._report("intact", changed=self._changed()[:_MAX_NAMES])
 
     def _look(self) -> None:
-        functions, codes = self._coded
-        try:
-            same = _all(_map(is_, _map(_code, functions), codes))
-            for owner, found, expected in self._owners:
-                same = same and _all(_map(is_, found(owner), expected))
-        except KeyError:
-            same = False
-        if not same:
-            self._name_what_changed()
-
-    def _name_what_changed(self) -> None:
         self._seen.update([name for name, owner, key, value in self._deciding if owner.get(key) is not value])
         self._seen.update([name for name, function, code in self._codes if function.__code__ is not code])
 
