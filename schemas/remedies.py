@@ -22,6 +22,7 @@ REMEDIES = {
     "HARNESS_TAMPERED": "let the tests pass by what the code does: nothing in it may reach the test runner",
     "DET_DIGEST": "make the named tests give the same outcome every time",
     "PATCH_DOES_NOT_APPLY": "make the diff against the commit that it is compiled on",
+    "CACHE_CONFLICT": "find what the tests depend on besides the tree, and take it out",
     "TEST_TIMEOUT": "make the named tests end within their time limit",
     "MEMORY_LIMIT": "find the test that needs so much memory, and leave it out with test_command",
     "OUTPUT_LIMIT": "find the test that writes so much, and leave it out with test_command",

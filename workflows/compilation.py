@@ -139,6 +139,8 @@ class Compilation:
         self._runs = ran.all
         # 5
         judged, probe = await self._judged(imported, environment, ran)
+        if any(run.run_key in self._trees.irreproducible for run in ran.patched):
+            return await self._contradicted(imported.patch, policy, judged)
         # 6: the Regression Gate looks at every judgement, so that a rejection names it
         regression = await self._gate("regression gate", self._regression(imported.patch, environment, ran, judged))
         if judged.verdict != "accepted":
@@ -164,7 +166,9 @@ class Compilation:
             with self._progress.stage("judge the proof"):
                 judged = await self._judge(ran, probe, diagnostics)
         if judged.verdict in ("accepted", "rejected"):
-            await self._trees.remember(ran.base, ran.patched, *(((probe,),) if probe else ()))
+            # What was not put to the proof is not kept: a later Compile of equal trees would skip it, too.
+            proven = (ran.patched, *(((probe,),) if probe else ())) if judged.verdict == "accepted" else ()
+            await self._trees.remember(ran.base, *proven)
         return judged, probe
 
     async def _again(self, first: Evidence) -> Evidence | CompileResult:
@@ -272,6 +276,11 @@ class Compilation:
         )
         verdict: Verdict = "irreproducible" if report.gate == "determinism" else "rejected"
         return await self._stopped(verdict, report.codes or (f"{report.gate.upper()}_GATE",), message, patch, policy, judged)
+
+    async def _contradicted(self, patch: Patch, policy: PolicyDecision, judged: Judged) -> CompileResult:
+        """Two Compiles each had runs that agree, and the two differ: whichever came first was luck."""
+        message = "an earlier Compile of an equal patched tree got other results, each of them twice"
+        return await self._stopped("irreproducible", ("CACHE_CONFLICT", *judged.codes), message, patch, policy, judged)
 
     async def _differs(self, first: Evidence, judged: Judged) -> CompileResult:
         """The re-run came to other outcomes, so its members would differ: the Determinism Gate fails on the test results."""

@@ -66,6 +66,8 @@ class TreeRuns:
         self._job = job
         self._progress = progress
         self._measured = measured
+        self.irreproducible: tuple[str, ...] = ()
+        """Keys of runs that agreed among themselves, but not with those of an earlier Compile."""
 
     async def verdict_runs(self, imported: ImportedPatch, environment: Environment, runs: int) -> Runs:
         """``runs`` of each tree, or the agreed ones of an earlier Compile."""
@@ -110,10 +112,11 @@ class TreeRuns:
             return patched + await self._diagnose(self._job.source.base_tree, "base", environment, variants)
 
     async def remember(self, *groups: Iterable[TestRun]) -> None:
-        """Agreed runs enter the cache; which of them may is decided there."""
+        """Agreed runs enter the cache; which of them may is decided there, and whether they contradict what it had."""
         fresh = tuple(tuple(group) for group in groups if not all(run.cached for run in group))
         if self._measured and fresh:
-            await call(REMEMBER_RUNS, RememberRuns(groups=fresh), summary="for equal runs")
+            remembered = await call(REMEMBER_RUNS, RememberRuns(groups=fresh), summary="for equal runs")
+            self.irreproducible += remembered.conflicts
 
     async def _both(
         self, imported: ImportedPatch, environment: Environment, purposes: tuple[Purpose, Purpose], runs: int, *, recall: bool,
@@ -131,6 +134,7 @@ class TreeRuns:
         if not self._measured or not self._job.cache:
             return ((),) * len(requests)
         found = await call(RECALL_RUNS, RecallRuns(requests=requests), summary="has it been run before?")
+        self.irreproducible += found.irreproducible
         return found.runs
 
     async def _repeated(self, request: RunTests, name: str, runs: int, queue: str | None) -> tuple[TestRun, ...]:

@@ -116,6 +116,8 @@ class Bed:
     """While it is set, runs of the suite wait (until they are cancelled)."""
     hold_only: str = ""
     """The purpose of the runs that wait; empty: all of them."""
+    mood: bool = False
+    """Trees with ``MOODY`` have other outcomes, and agree on them."""
     deaf: bool = False
     """Runs do not hear of a cancellation; they end by themselves."""
     runs: list[RunTests] = field(default_factory=list)
@@ -166,6 +168,8 @@ class Bed:
 
     def _outcomes(self, request: RunTests) -> Outcomes:
         lib = self._lib(request.tree)
+        if b"MOODY" in lib and self.mood:
+            return {f"tests/test_lib.py::{name}": "passed" for name in ("test_answer", "test_other", "test_more")}
         if b"UNTESTED" in lib or b"GREEDY" in lib:
             return {}
         flaky = (b"FLAKY" in lib and request.purpose == "rerun") or (b"ORDERED" in lib and request.variant.order == "reversed")

@@ -129,3 +129,28 @@ def test_the_rerun_goes_to_another_executor_where_there_is_one(
     (sealed,) = fabric.notary.sealed[before:]
     assert sealed.isolation == isolation
     assert {run.executor for run in sealed.rerun_runs} == {"other" if isolation == "other_worker" else "first"}
+
+
+def test_agreed_runs_that_contradict_those_of_an_earlier_compile_prove_nothing(fabric: Fabric, repository: Make) -> None:
+    path = repository()
+    request = {"repository": str(path), "ref": "main", "patch": patch_of(path, FIXED + b"# MOODY\n")}
+    assert fabric.result(fabric.start(request, kind="Compile")).rejection is None
+    fabric.bed.mood = True
+    try:
+        result = fabric.result(fabric.start({**request, "cache": False}, kind="Compile"))
+    finally:
+        fabric.bed.mood = False
+    assert result.codes == ("CACHE_CONFLICT",) and result.outcome == "rejected"
+    assert fabric.result(fabric.start(request, kind="Compile")).codes == ("CACHE_CONFLICT",)
+
+
+def test_a_base_that_contradicts_itself_is_run_anew_and_judged_by_that(fabric: Fabric, repository: Make) -> None:
+    path = repository(lib=b"answer = 41\n# MOODY\n")
+    request = {"repository": str(path), "ref": "main", "patch": patch_of(path, FIXED)}
+    assert fabric.result(fabric.start(request, kind="Compile")).rejection is None
+    fabric.bed.mood = True
+    try:
+        fabric.result(fabric.start({**request, "cache": False}, kind="Compile"))
+    finally:
+        fabric.bed.mood = False
+    assert fabric.result(fabric.start(request, kind="Compile")).rejection is None
