@@ -122,16 +122,16 @@ class SignerService:
     def _seal(self, message: dict[str, Any], channel: Channel, supplies: _Sent) -> dict[str, Any]:
         keys, request = _read(TraceKeys, message, "keys"), _read(SealBundle, message, "request")
         point = None if message.get("checkpoint") is None else _read(StampCheckpoint, message, "checkpoint")
+        signer = self._ports.signer()  # before the time is taken: a key that is rotated meanwhile was valid then
         now_s = int(self._ports.now_s())
         circumstances = self._circumstances(keys, channel, now_s)
         found = establish(request, supplies, self._ports.believed(), circumstances, self._derive)
         facts = SealFacts(
             keys, SEAL_BUNDLE.id, SEAL_BUNDLE.version, self._ports.gen4_version, self._ports.git_version, now_s, point
         )
-        signer = self._ports.signer()
         stamp = write_stamp(request, found, signer, facts)
         files = sign_members(found.members, stamp, signer, found.builder_id)
-        report, trust = self._verified(request, keys, files, signer, found, supplies.folder)
+        report, trust = self._verified(request, keys, files, signer, found, supplies.folder, now_s)
         made = {name: data for name, data in files.items() if name not in STABLE_MEMBERS and isinstance(data, bytes)}
         beside = self._beside(files, stamp, signer, report, trust, found, now_s)
         return {"files": _encoded(made), "attestations": _encoded(beside)}
@@ -182,20 +182,19 @@ class SignerService:
 
     def _verified(
         self, request: SealBundle, keys: TraceKeys, files: Mapping[str, Content], signer: StatementSigner, found: Established,
-        folder: Path,
+        folder: Path, created_s: int,
     ) -> tuple[GateReport, Trust]:  # fmt: skip
         """The Trust Gate's report on the very bytes that will leave, by a trust root that names this signer alone."""
-        now = self._ports.now_s()
-        now_s = int(now)
         trust = Trust(
-            version=0, issued_at=timestamp_of(now_s), expires_at=None, assurance="single_operator",
-            signers=(trusted_of(signer, now_s - 1, (found.builder_id,)),), trusted_roots=_pinned(signer),
+            version=0, issued_at=timestamp_of(created_s), expires_at=None, assurance="single_operator",
+            signers=(trusted_of(signer, created_s, (found.builder_id,)),), trusted_roots=_pinned(signer),
             policy_digests=tuple(sorted(self._ports.believed().policy_digests)),
         )  # fmt: skip
         directory, source = folder / "bundle", request.source
         publish(files, directory, lambda _: None)
         expected = external_parameters(keys.task_id, public_repository(source.repository), source.ref).model_dump()
-        report = verify_bundle(directory, trust, objects=self._objects, expected_parameters=expected, now_ms=int(now * 1000))
+        now_ms = int(self._ports.now_s() * 1000)
+        report = verify_bundle(directory, trust, objects=self._objects, expected_parameters=expected, now_ms=now_ms)
         if report.verdict != "pass":
             raise Refused("BUNDLE_INVALID", f"what was made does not verify: {', '.join(report.codes)}", _AGAIN)
         return report, trust

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -69,6 +70,19 @@ def test_what_follows_from_receipts_is_signed(fabric: Fabric, honest: SealBundle
     assert (stamp.compile.cache, stamp.compile.probe, stamp.gates.determinism.reused) == ("miss", "failed_as_it_must", False)
     assert set(sealed.files) & set(STABLE_MEMBERS) == set()
     assert not list(fabric.home.signer.glob("call-*"))
+
+
+def test_a_seal_that_takes_long_is_of_the_time_when_it_began(fabric: Fabric, honest: SealBundle, tmp_path: Path) -> None:
+    clock = itertools.count(NOW_S, 7)
+    believed = Believed(executors=(pem_of(fabric.executor.public_key()),), policy_digests=frozenset({POLICY_DIGEST}))
+    ports = SignerPorts(
+        folder=tmp_path, own_uid=os.geteuid(), signer=lambda: load_signer(tmp_path), believed=lambda: believed,
+        base_packages=lambda _: PACKAGES, gen4_version="0.1.0", git_version="2.39.5", now_s=lambda: float(next(clock)),
+    )  # fmt: skip
+    client = dataclasses.replace(fabric.client, connect=lambda: connect(tmp_path / "s"))
+    with running_signer(ports, tmp_path / "s"):
+        stamp = Stamp2.model_validate_json(client.seal(honest, who().keys).files[STAMP])
+    assert stamp.created_at == timestamp_of(NOW_S) and next(clock) > NOW_S + 7
 
 
 # --- other runs than those of the receipts ----------------------------------------------------------------------------
