@@ -29,6 +29,8 @@ from workers.toolchain import locate
 
 State = Literal["ok", "missing", "note"]
 
+_ANSWER_S = 30.0
+"""An executor that was just started looks at its sandbox first."""
 MARKS: dict[State, str] = {"ok": "✓", "missing": "✗", "note": "·"}
 
 
@@ -125,6 +127,7 @@ def _executor(settings: Settings) -> Iterator[Finding]:
     try:
         channel = connect(settings.executor_path)
         try:
+            channel.wait_at_most(_ANSWER_S)
             owner = channel.peer.uid
             answer, _ = call(channel, {"facts": {}}, supply=lambda wanted: b"")
         finally:

@@ -18,6 +18,8 @@ from schemas.task import TraceKeys
 from schemas.trust import Trusted
 
 _IN_MEMORY = 16 * 1024 * 1024
+SILENT_S = 300.0
+"""As long as an attempt to seal may take: a signer that says nothing for so long is gone."""
 Files = dict[str, bytes]
 
 
@@ -45,6 +47,7 @@ class SignerClient:
     connect: Callable[[], Channel]
     blobs: BlobStore
     objects: ObjectStore
+    silent_s: float = SILENT_S
 
     def signer(self) -> AnsweringSigner:
         """Who signs now, as the trust file of this home has to name it."""
@@ -74,6 +77,7 @@ class SignerClient:
         except InfrastructureError as error:
             raise _unavailable(error) from error
         try:
+            channel.wait_at_most(self.silent_s)
             answer, body = call(channel, message, supply=self._supply)
             body.close()
             return answer

@@ -121,7 +121,7 @@ class Channel:
             try:
                 part = self._socket.recv(min(count - len(parts), _CHUNK))
             except OSError as error:
-                raise Closed(f"the other side of the channel is gone: {error.strerror}") from error
+                raise Closed(f"the other side of the channel is gone: {error.strerror or error}") from error
             if not part:
                 raise Closed("the other side of the channel is gone")
             parts += part

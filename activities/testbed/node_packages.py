@@ -131,8 +131,8 @@ def fetch(entry: Entry, registry: str) -> bytes:
     basename = entry.name.rpartition("/")[2]
     url = f"{registry.rstrip('/')}/{quote(entry.name, safe='@/')}/-/{quote(basename)}-{quote(entry.version)}.tgz"
     try:
-        answer = requests.get(url, timeout=_TIMEOUT_S, stream=True, headers={"Accept-Encoding": "identity"})
-        data = answer.raw.read(_MAX_TARBALL + 1)
+        with requests.get(url, timeout=_TIMEOUT_S, stream=True, headers={"Accept-Encoding": "identity"}) as answer:
+            data = answer.raw.read(_MAX_TARBALL + 1)
     except (requests.RequestException, OSError) as error:
         why = f"the npm registry did not answer: {type(error).__name__}"
         raise InfrastructureError("INDEX_UNREACHABLE", why, "check npm's registry setting and the network") from error

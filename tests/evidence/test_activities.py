@@ -18,7 +18,7 @@ from activities.evidence.trusting import TrustStore, load_trust
 from activities.evidence.verification import verify_bundle
 from activities.kernel import dsse
 from activities.kernel.acting import as_acting
-from activities.kernel.channel import connect
+from activities.kernel.channel import connect, listen
 from activities.kernel.judging import PolicyPort
 from activities.record.objects import ObjectStore
 from schemas.canonical import digest_of
@@ -188,6 +188,13 @@ def test_a_signer_that_does_not_answer_is_the_machines_fault(fabric: Fabric) -> 
     request = fabric.sealing()
     with as_acting(who()), pytest.raises(InfrastructureError, match="SIGNER_UNAVAILABLE"):
         SigningActivities(fabric.ports, client, lambda: None).seal_bundle(request)
+
+
+def test_a_signer_that_is_frozen_is_not_waited_for_without_end(fabric: Fabric, tmp_path: Path) -> None:
+    with listen(tmp_path / "frozen.sock"):  # somebody listens, and nobody answers
+        client = dataclasses.replace(fabric.client, connect=lambda: connect(tmp_path / "frozen.sock"), silent_s=0.1)
+        with pytest.raises(InfrastructureError, match=r"SIGNER_UNAVAILABLE.*timed out"):
+            client.signer()
 
 
 def test_a_rejection_gets_a_signed_report_once(fabric: Fabric) -> None:
