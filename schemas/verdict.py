@@ -9,6 +9,10 @@ from schemas.testing import FAILING, Outcomes, TestOutcome
 
 Verdict = Literal["accepted", "rejected", "irreproducible", "infra_error"]
 Completeness = Literal["complete", "partial", "none"]
+MINIMUM_RUNS = 2
+"""Runs of a tree that have to agree: one proves nothing."""
+PROBED = 50
+"""Mended tests that the raise probe runs, from the first."""
 HARNESS_TAMPERED = "HARNESS_TAMPERED"
 """Code of runs that show that something else than the tests decided their outcomes."""
 PYTEST_CHANGED = "PYTEST_CHANGED"

@@ -42,6 +42,8 @@ from schemas.testing import EnvironmentLock, Outcomes, RunVariant, TestRun, outc
 from schemas.verdict import (
     HARNESS_TAMPERED,
     INFORMATIVE_CODES,
+    MINIMUM_RUNS,
+    PROBED,
     PYTEST_CHANGED,
     Judgement,
     judge_recorded,
@@ -49,9 +51,6 @@ from schemas.verdict import (
     unproven,
 )
 
-MINIMUM_RUNS = 2
-PROBED = 50
-"""Mended tests that the probe has to run, from the first."""
 _OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
 _AGAIN = "start the remediation again; what was recorded is kept"
 _PLAIN = ReceiptVariant.of(RunVariant())

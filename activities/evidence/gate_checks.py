@@ -18,10 +18,9 @@ from schemas.evidence import (
     milliseconds_of,
 )
 from schemas.testing import counts_of, outcomes_sha256
-from schemas.verdict import judge_recorded
+from schemas.verdict import MINIMUM_RUNS, judge_recorded
 
 _COMPILE_AGAIN = "compile again; a bundle is sealed only when every gate passes"
-_MINIMUM_RUNS = 2
 
 
 def gates(case: Case) -> Finding | None:
@@ -46,8 +45,8 @@ def _claims(stamp: AnyStamp) -> Finding | None:
         return _wrong("metrics", "tests, and every metric once: passed or waived", found)
     if determinism.rerun_bundle_digest != stamp.bundle_digest:
         return _wrong("rerun", stamp.bundle_digest, determinism.rerun_bundle_digest)
-    if min(determinism.runs, stamp.compile.runs) < _MINIMUM_RUNS:
-        return _wrong("runs", f"at least {_MINIMUM_RUNS}", str(min(determinism.runs, stamp.compile.runs)))
+    if min(determinism.runs, stamp.compile.runs) < MINIMUM_RUNS:
+        return _wrong("runs", f"at least {MINIMUM_RUNS}", str(min(determinism.runs, stamp.compile.runs)))
     if not all(check.ok for check in trust.checks):
         return _wrong("trust", "every check ok", "one is not")
     return None
@@ -60,8 +59,8 @@ def _holds(metric: Metric | StampMetric) -> bool:
 def _execution(stamp: Stamp2) -> Finding | None:
     """Receipts of two runs or more, each named once, and sentinels that failed as they had to."""
     receipts = stamp.compile.receipts
-    if len(receipts) < _MINIMUM_RUNS or list(receipts) != sorted(set(receipts)):
-        return _wrong("receipts", f"at least {_MINIMUM_RUNS} receipts, ascending", str(len(receipts)))
+    if len(receipts) < MINIMUM_RUNS or list(receipts) != sorted(set(receipts)):
+        return _wrong("receipts", f"at least {MINIMUM_RUNS} receipts, ascending", str(len(receipts)))
     if stamp.compile.sentinels < 1:
         return _wrong("sentinels", "at least 1", str(stamp.compile.sentinels))
     return None

@@ -20,9 +20,8 @@ from schemas.capabilities import (
 )
 from schemas.error import Gen4Error
 from schemas.testing import RunVariant, TestRun
+from schemas.verdict import MINIMUM_RUNS
 
-MINIMUM_RUNS = 2
-"""One run of a whole plan proves nothing, so it is not kept; of a probe, which is confined to some tests, one is all there is."""
 _RUNS: TypeAdapter[tuple[TestRun, ...]] = TypeAdapter(tuple[TestRun, ...])
 
 
@@ -83,7 +82,10 @@ class Recalling:
 
 
 def worth_keeping(runs: Sequence[TestRun]) -> bool:
-    """Enough executions of one key that agree, with a real verdict: no code says that something came in between."""
+    """Enough executions of one key that agree, with a real verdict: no code says that something came in between.
+
+    Of a probe, which is confined to some tests, one is all there is.
+    """
     return (
         bool(runs)
         and (len(runs) >= MINIMUM_RUNS or bool(runs[0].variant.only))

@@ -16,8 +16,8 @@ from schemas.evidence import CHECKSUMS, STABLE_MEMBERS, TEST_RESULTS
 from schemas.gates import Check, GateReport
 from schemas.policy import PolicyDecision
 from schemas.testing import Environment, TestRun
+from schemas.verdict import MINIMUM_RUNS
 
-MINIMUM_RUNS = 2
 ReusePolicy = Callable[[bool], PolicyDecision]
 """Whether a re-run that was reused (True) or done anew (False) is enough."""
 

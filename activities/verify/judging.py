@@ -10,6 +10,8 @@ from schemas.testing import Flake, outcomes_sha256
 from schemas.verdict import (
     HARNESS_TAMPERED,
     INFORMATIVE_CODES,
+    MINIMUM_RUNS,
+    PROBED,
     PYTEST_CHANGED,
     Judgement,
     Verdict,
@@ -19,11 +21,8 @@ from schemas.verdict import (
     unproven,
 )
 
-MINIMUM_RUNS = 2
 _NAMED = 5
 """How many test ids a message names."""
-_MENDED = 50
-"""How many tests the probe runs."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _by_test_ids(evidence: Evidence, named_targets: tuple[str, ...], waived: tup
     base, patched = evidence.base.plain[0].outcomes, evidence.patched.plain[0].outcomes
     judgement = judge(base, patched, named_targets, waived)
     flakes = flakes_of(evidence.base, evidence.patched)
-    ruling = Ruling(judgement, _explained(judgement), flakes, mended_tests(judgement, patched)[:_MENDED])
+    ruling = Ruling(judgement, _explained(judgement), flakes, mended_tests(judgement, patched)[:PROBED])
     if judgement.verdict != "accepted":
         return ruling
     if evidence.probe is not None and (forged := unproven(judgement, evidence.probe.outcomes)):
