@@ -17,7 +17,7 @@ REMEDIES = {
     "TARGET_NOT_FIXED": "make every named test pass",
     "REG_TEST_LOST": "keep every test passing that passed before",
     "REG_WAIVER_EXPIRED": "mend what the waiver covered, or have its owner grant another",
-    "RUNS_DISAGREE": "make the named tests give the same outcome every time",
+    "RUNS_DISAGREE": "make the named tests give the same outcome every time, or leave them out with --deselect in test_command",
     "FLAKE_INTRODUCED": "make the named tests independent of what their causes name: order, hash seed, time, network",
     "HARNESS_TAMPERED": "let the tests pass by what the code does: nothing in it may reach the test runner",
     "DET_DIGEST": "make the named tests give the same outcome every time",

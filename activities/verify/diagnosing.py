@@ -1,8 +1,8 @@
 """What a test that does not always come out the same depends on: order, hash seed, the network, the clock (explore-verify §6).
 
 Plain runs are of the default variant and equal in everything; each other run varies one thing. A test that differs in such a run
-depends on that thing. Of a test that differs between plain runs nothing more is sure: then the clock is named where two runs
-under a standing clock agree, the network where the test tried to use it.
+depends on that thing. Of a test that differs between plain runs nothing more is sure: then the clock is named where runs
+under a standing clock agree, two of this tree and all of the other, the network where the test tried to use it.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class TreeRuns:
 
 def flakes_of(base: TreeRuns, patched: TreeRuns) -> tuple[Flake, ...]:
     """Every test of either tree that did not always come out the same, those that the patch brought first; at most 100."""
-    of_base = {flake.nodeid: flake for flake in _flakes("base", base)}
-    found = [flake.model_copy(update={"introduced": _introduced(flake, base, patched)}) for flake in _flakes("patched", patched)]
+    of_base = {flake.nodeid: flake for flake in _flakes("base", base, patched)}
+    of_patched = _flakes("patched", patched, base)
+    found = [flake.model_copy(update={"introduced": _introduced(flake, base, patched)}) for flake in of_patched]
     every = sorted((*found, *of_base.values()), key=lambda flake: (not flake.introduced, flake.tree == "base", flake.nodeid))
     return tuple(every[:_AT_MOST])
 
@@ -79,25 +80,30 @@ def kind_of(variant: RunVariant) -> Cause | None:
     return changed[0] if changed else None
 
 
-def _flakes(tree: Tree, runs: TreeRuns) -> Iterable[Flake]:
+def _flakes(tree: Tree, runs: TreeRuns, other: TreeRuns) -> Iterable[Flake]:
     every = (*runs.plain, *runs.varied)
     for nodeid in sorted({nodeid for observed in every for nodeid in observed.outcomes}):
         seen = tuple(dict.fromkeys(observed.of(nodeid) for observed in every if _ran(observed, nodeid)))
         if len(seen) > 1 and runs.plain:
-            yield Flake(nodeid=nodeid, tree=tree, outcomes=seen, causes=_causes(nodeid, runs))
+            yield Flake(nodeid=nodeid, tree=tree, outcomes=seen, causes=_causes(nodeid, runs, other))
 
 
-def _causes(nodeid: str, runs: TreeRuns) -> tuple[Cause, ...]:
+def _causes(nodeid: str, runs: TreeRuns, other: TreeRuns) -> tuple[Cause, ...]:
     plain = {observed.of(nodeid) for observed in runs.plain}
-    varied = [(kind_of(observed.run.variant), observed.of(nodeid)) for observed in runs.varied if _ran(observed, nodeid)]
+    varied = _varied(nodeid, runs)
     telling: tuple[Cause, ...] = ("order", "seed")
     causes = [kind for kind in telling if any(kind == of and outcome not in plain for of, outcome in varied)]
     if any(nodeid in observed.run.network for observed in (*runs.plain, *runs.varied)):
         causes.append("network")
     standing = [outcome for of, outcome in varied if of == "time"]
-    if _stands(standing) if len(plain) > 1 else any(outcome not in plain for outcome in standing):
+    settled = _stands(standing) and len({outcome for of, outcome in _varied(nodeid, other) if of == "time"}) <= 1
+    if settled if len(plain) > 1 else any(outcome not in plain for outcome in standing):
         causes.append("time")
     return tuple(causes) or ("unknown",)
+
+
+def _varied(nodeid: str, runs: TreeRuns) -> list[tuple[Cause | None, str]]:
+    return [(kind_of(observed.run.variant), observed.of(nodeid)) for observed in runs.varied if _ran(observed, nodeid)]
 
 
 def _stands(outcomes: Sequence[str]) -> bool:
@@ -107,14 +113,15 @@ def _stands(outcomes: Sequence[str]) -> bool:
 def _introduced(flake: Flake, base: TreeRuns, patched: TreeRuns) -> bool:
     """Whether base came out the same wherever the patched tree did not.
 
-    A variant that was not run on base excuses nothing. A standing clock alone makes no flake: clocks run.
+    A variant that was not run on base excuses nothing. A standing clock alone makes no flake: clocks run. Where equal runs of
+    the patched tree differ, any run of base that does too says that this is old.
     """
     before = {observed.of(flake.nodeid) for observed in base.plain}
     after = {observed.of(flake.nodeid) for observed in patched.plain}
     if len(before) > 1:
         return False
     if len(after) > 1:
-        return True
+        return all(observed.of(flake.nodeid) in before for observed in base.varied if _ran(observed, flake.nodeid))
     telling = [observed for observed in patched.varied if kind_of(observed.run.variant) != "time"]
     return any(
         observed.of(flake.nodeid) not in after and _stable(flake.nodeid, before, base, observed.run.variant)

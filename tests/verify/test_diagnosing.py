@@ -69,6 +69,18 @@ def test_what_base_does_too_is_not_of_the_patch() -> None:
     assert not any(flake.introduced for flake in flakes)
 
 
+def test_what_base_does_in_some_run_is_old_where_equal_runs_of_the_patch_differ() -> None:
+    base = TreeRuns([run(PASSED)] * 2, [run(PASSED, SEED), run(FAILED, CLOCK), run(PASSED, CLOCK)])
+    flakes = flakes_of(base, TreeRuns([run(PASSED), run(FAILED)], [run(PASSED, CLOCK)] * 2))
+    assert [(flake.tree, flake.introduced) for flake in flakes] == [("patched", False), ("base", False)]
+
+
+def test_the_clock_explains_nothing_that_differs_under_a_standing_one_on_the_other_tree() -> None:
+    tossed = TreeRuns([run(PASSED)] * 2, [run(FAILED, CLOCK), run(PASSED, CLOCK)])
+    flakes = flakes_of(tossed, TreeRuns([run(PASSED), run(FAILED)], [run(PASSED, CLOCK)] * 2))
+    assert {flake.tree: flake.causes for flake in flakes}["patched"] == ("unknown",)
+
+
 def test_a_variant_that_base_was_not_run_in_excuses_nothing() -> None:
     (flake,) = flakes_of(TreeRuns([run(PASSED)] * 2), TreeRuns([run(PASSED)] * 2, [run(FAILED, REVERSED)]))
     assert flake.introduced
