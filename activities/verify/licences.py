@@ -82,7 +82,7 @@ def is_allowed(text: str, allowed: frozenset[str]) -> bool | None:
         return None
     try:
         return _Expression(iter(tokens), known).read()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

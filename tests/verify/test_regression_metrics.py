@@ -242,7 +242,7 @@ def test_older_and_denied_distributions() -> None:
         ("Apache-2.0 WITH LLVM-exception", True), ("GPL-2.0-only WITH Classpath-exception-2.0", False), ("", None),
         ("see file", None),
         ("MIT MIT", None), ("OR", None), ("BSD License", True), ("MIT; and more", None), ("GPLv3", False),
-        ("LGPL-2.1-or-later OR MIT OR", None),
+        ("LGPL-2.1-or-later OR MIT OR", None), ("(" * 5_000 + "MIT" + ")" * 5_000, None),
     ],
 )  # fmt: skip
 def test_licence_texts(text: str, verdict: bool | None) -> None:
