@@ -249,7 +249,7 @@ class RememberRuns(Payload):
 
 
 class RememberedRuns(Payload):
-    """``conflicts``: keys whose agreed results differ from those of an earlier entry; the entry is gone."""
+    """``conflicts``: keys whose agreed results differ from those of an earlier entry; nothing is recalled for them any more."""
 
     stored: int
     conflicts: tuple[Sha256, ...] = ()
