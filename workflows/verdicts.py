@@ -26,8 +26,11 @@ def failed_gate(compiled: CompileResult) -> str | None:
 
 
 def remedy_of(compiled: CompileResult) -> str:
-    """What would make it pass: the failed check's own words, else those of the first code."""
-    checks = (check for report in compiled.gates if report.verdict != "pass" for check in report.checks)
-    named = next((check.remedy for check in checks if check.checked and not check.ok and check.remedy), "")
+    """What would make it pass: for the first code, in the words of the check that failed with it; else what any code says."""
+    failed = [check for report in compiled.gates if report.verdict != "pass" for check in report.checks]
+    failed = [check for check in failed if check.checked and not check.ok and check.remedy]
+    first = compiled.codes[0] if compiled.codes else ""
+    own = next((check.remedy for check in failed if check.code == first), "") or REMEDIES.get(first, "")
+    named = next((check.remedy for check in failed), "")
     known = (REMEDIES[code] for code in compiled.codes if code in REMEDIES)
-    return named or next(known, "correct the patch and compile it again")
+    return own or named or next(known, "correct the patch and compile it again")
