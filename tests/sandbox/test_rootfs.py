@@ -106,6 +106,15 @@ def test_a_supplied_tar_is_used_and_identified_by_its_digest(tmp_path: Path) -> 
     assert roots.open(found.digest) == found
 
 
+def test_versions_that_share_a_cache_do_not_build_by_turns(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    ours, theirs = (RootSource(tar=tar(tmp_path / f"{name}.tar", ("usr/bin/python3", name.encode(), plain))) for name in "ab")
+    first, other = RootFilesystems(cache, ours).current(), RootFilesystems(cache, theirs).current()
+    made = first.tar.stat().st_ino
+    again = RootFilesystems(cache, ours).current()
+    assert again == first != other and again.tar.stat().st_ino == made, "not imported once more"
+
+
 def test_an_altered_tar_is_not_unpacked(tmp_path: Path) -> None:
     roots = RootFilesystems(tmp_path / "cache", RootSource(tar=tar(tmp_path / "given.tar", ("a", b"1", plain))))
     found = roots.current()

@@ -3,6 +3,7 @@
 Layout below the cache folder::
 
     roots/current.json        which digest is in use, and of which recipe it is the result
+    roots/made-<sha256>.json  the same of each recipe ever used: versions of us that share a cache do not build by turns
     roots/<sha256>.tar        the tar as mmdebstrap wrote it (or the operator's own)
     roots/<sha256>.json       its packages with versions: the lock
     roots/<sha256>/           unpacked, for bubblewrap
@@ -121,8 +122,10 @@ class RootFilesystems:
             wanted = self._wanted()
             known = self._read_current()
             if known is None or known[0] != wanted:
-                known = (wanted, self._import(self._source.tar) if self._source.tar else self._build())
-                _write_json(self._folder / "current.json", {"made_from": known[0], "sha256": known[1]})
+                made = self._made_before(wanted) or (self._import(self._source.tar) if self._source.tar else self._build())
+                known = (wanted, made)
+                for file in (self._folder / "current.json", self._note(wanted)):
+                    _write_json(file, {"made_from": wanted, "sha256": made})
             return self._open(known[1])
 
     def present(self) -> bool:
@@ -194,6 +197,15 @@ class RootFilesystems:
             return value["made_from"], value["sha256"]
         except FileNotFoundError:
             return None
+
+    def _note(self, wanted: str) -> Path:
+        return self._folder / f"made-{hashlib.sha256(wanted.encode()).hexdigest()}.json"
+
+    def _made_before(self, wanted: str) -> str | None:
+        if not self._note(wanted).is_file():
+            return None
+        sha256: str = json.loads(self._note(wanted).read_text())["sha256"]
+        return sha256 if (self._folder / f"{sha256}.tar").is_file() else None
 
     def _build(self) -> str:
         partial = self._folder / f"partial-{os.getpid()}.tar"
