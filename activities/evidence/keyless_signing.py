@@ -30,7 +30,7 @@ from activities.kernel import dsse
 from schemas.canonical import StrictJsonError, jcs, sha256_hex, strict_json
 from schemas.error import InfrastructureError, InputError, Refused
 from schemas.evidence import BUILDER_ID, PAYLOAD_TYPE, Envelope, EnvelopeSignature, timestamp_of
-from schemas.trust import PinnedRoot, Trusted
+from schemas.trust import Trusted
 
 TIMEOUT_S = 60.0
 """A log answers when its next checkpoint is out: a second with Rekor v2's usual settings, twenty at worst."""
@@ -132,15 +132,10 @@ class KeylessSigner:
     def key_or_issuer(self) -> str:
         return self.issuer
 
-    @property
-    def pinned_root(self) -> PinnedRoot:
-        """What a trust file carries beside :meth:`trusted`."""
-        return PinnedRoot(sha256=sha256_hex(self.root_document.encode()), document=self.root_document)
-
     def trusted(self, now_s: int, builder_ids: tuple[str, ...] = (BUILDER_ID,)) -> Trusted:
         return Trusted(
             profile=self.profile, identity=self.identity, issuer=self.issuer, builder_ids=builder_ids,
-            valid_from=timestamp_of(now_s), trusted_root_sha256=self.pinned_root.sha256,
+            valid_from=timestamp_of(now_s), trusted_root_sha256=sha256_hex(self.root_document.encode()),
         )  # fmt: skip
 
     def sign_statement(self, payload: bytes) -> SignedStatement:

@@ -53,7 +53,7 @@ from schemas.gates import GateReport
 from schemas.model import BlobRef
 from schemas.rejection import MARKDOWN, REPORT
 from schemas.task import TraceKeys
-from schemas.trust import PinnedRoot, Trust, Trusted
+from schemas.trust import PinnedRoot, Trust
 from schemas.verdict import Judgement
 
 _AGAIN = "start the remediation again; what was recorded is kept"
@@ -113,7 +113,7 @@ class SignerService:
         believed = self._ports.believed()
         builders = (SEPARATED_BUILDER_ID,) if self._apart(channel) and believed.separated else ()
         signer = self._ports.signer()
-        named = trusted_of(signer, int(self._ports.now_s()), (BUILDER_ID, *builders))
+        named = signer.trusted(int(self._ports.now_s()), (BUILDER_ID, *builders))
         return {
             "signer": named.model_dump(mode="json", exclude_none=True), "executors": list(believed.executors),
             "trusted_roots": [root.document for root in _pinned(signer)],
@@ -187,7 +187,7 @@ class SignerService:
         """The Trust Gate's report on the very bytes that will leave, by a trust root that names this signer alone."""
         trust = Trust(
             version=0, issued_at=timestamp_of(created_s), expires_at=None, assurance="single_operator",
-            signers=(trusted_of(signer, created_s, (found.builder_id,)),), trusted_roots=_pinned(signer),
+            signers=(signer.trusted(created_s, (found.builder_id,)),), trusted_roots=_pinned(signer),
             policy_digests=tuple(sorted(self._ports.believed().policy_digests)),
         )  # fmt: skip
         directory, source = folder / "bundle", request.source
@@ -291,16 +291,6 @@ def _remove(folder: Path) -> None:
     for path in folder.iterdir():
         path.chmod(0o700)
     shutil.rmtree(folder)
-
-
-def trusted_of(signer: StatementSigner, now_s: int, builder_ids: tuple[str, ...]) -> Trusted:
-    """How a trust file names a signer."""
-    if isinstance(signer, Signer):
-        return signer.trusted(now_s, builder_ids)
-    return Trusted(
-        profile="keyless", identity=signer.identity, issuer=signer.key_or_issuer, builder_ids=builder_ids,
-        valid_from=timestamp_of(now_s), trusted_root_sha256=sha256_hex(signer.root_document.encode()),
-    )  # fmt: skip
 
 
 def _pinned(signer: StatementSigner) -> tuple[PinnedRoot, ...]:

@@ -50,6 +50,9 @@ class StatementSigner(Protocol):
     def key_or_issuer(self) -> str: ...
     @property
     def root_document(self) -> str: ...
+    def trusted(self, now_s: int, builder_ids: tuple[str, ...] = (BUILDER_ID,)) -> Trusted:
+        """How a trust file names this signer, from ``now_s`` on."""
+
     def sign_statement(self, payload: bytes) -> SignedStatement: ...
 
 
@@ -84,7 +87,6 @@ class Signer:
         return self.hint
 
     def trusted(self, now_s: int, builder_ids: tuple[str, ...] = (BUILDER_ID,)) -> Trusted:
-        """How a trust file names this signer, from ``now_s`` on."""
         return Trusted(
             profile=self.profile, identity=self.identity, builder_ids=builder_ids, valid_from=timestamp_of(now_s),
             hint=self.hint, public_key=self.public_pem,

@@ -16,7 +16,7 @@ from activities.compile.activities import CompileActivities
 from activities.evidence.activities import EvidenceActivities, EvidencePorts, SigningActivities
 from activities.evidence.establishing import Believed
 from activities.evidence.signer_client import SignerClient
-from activities.evidence.signer_service import SignerPorts, SignerService, trusted_of
+from activities.evidence.signer_service import SignerPorts, SignerService
 from activities.evidence.signing import Signer, StatementSigner, load_signer
 from activities.evidence.trusting import ensure_trust
 from activities.kernel.acting import Acting, as_acting
@@ -46,7 +46,6 @@ from schemas.capabilities import (
     VerifyBundle,
 )
 from schemas.event import Actor
-from schemas.evidence import BUILDER_ID
 from schemas.gates import GateReport
 from schemas.task import Source, TraceKeys
 from schemas.test_command import parse_test_command
@@ -206,7 +205,7 @@ def make_fabric(
     )  # fmt: skip
     signer, executor = load_signer(home.signer), ec.generate_private_key(ec.SECP256R1())
     began = int(now_s()) - 60
-    named, document = trusted_of(signing or signer, began, (BUILDER_ID,)), (signing or signer).root_document
+    named, document = (signing or signer).trusted(began), (signing or signer).root_document
     ports = EvidencePorts(
         blobs=blobs, objects=objects, bundles=home.bundles, attestations=home.attestations, rejections=home.rejections,
         trust=ensure_trust(home.keys, named, (POLICY_DIGEST,), began, trusted_roots=(document,) if document else ()),

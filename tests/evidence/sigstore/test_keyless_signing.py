@@ -49,7 +49,7 @@ def test_both_files_hold_the_same_envelope(authority: Authority, signer: Keyless
     assert base64.b64decode(outer.payload) == STATEMENT
     trusted = signer.trusted(0)
     assert (trusted.identity, trusted.issuer) == (signer.identity, signer.key_or_issuer) == (IDENTITY, authority.folder.facts.url)
-    assert keyless.verify(signed.bundle, PAYLOAD_TYPE, trusted, signer.pinned_root.document).payload == STATEMENT
+    assert keyless.verify(signed.bundle, PAYLOAD_TYPE, trusted, signer.root_document).payload == STATEMENT
 
 
 def test_a_token_file_is_read_anew_for_each_signature(authority: Authority, signer: KeylessSigner, token_file: Path) -> None:
