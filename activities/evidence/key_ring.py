@@ -110,22 +110,23 @@ class KeyRing:
         """
         if not target.is_absolute() or target.exists():
             raise InputError("ROOT_KEY_PLACE", f"{target} is no new file by its absolute path", "name a file that does not exist")
-        trust = self._trust.current()
-        if trust is not None:
+        if self._trust.current() is not None:
             self._trust.root()  # whoever moves it has the one in force
         write_once(target, encode_new(), 0o600)
         root = load_or_create(target)
-        self._trust.issue(trust or _nothing(now_s), root, now_s)
+        self._trust.renew(lambda trust: trust, now_s, root)
         (self.home.keys / ROOT_KEY).unlink(missing_ok=True)
         return hint_of(root.public_key())
 
     def issue(self, policy_digests: tuple[str, ...], now_s: int, assurance: Assurance | None = None) -> Trust:
         """The trust file anew, with a full lifetime, with further policies, and with what it demands of builders."""
-        trust = self.trust()
-        change = {
-            "policy_digests": tuple(sorted({*trust.policy_digests, *policy_digests})), "assurance": assurance or trust.assurance,
-        }  # fmt: skip
-        return self._trust.issue(trust.model_copy(update=change), self._trust.root(), now_s)
+
+        def extend(trust: Trust) -> Trust:
+            policies = tuple(sorted({*trust.policy_digests, *policy_digests}))
+            return trust.model_copy(update={"policy_digests": policies, "assurance": assurance or trust.assurance})
+
+        self.trust()  # there is one
+        return self._trust.renew(extend, now_s)
 
     def trust(self) -> Trust:
         """Raises InputError TRUST_MISSING."""
@@ -168,9 +169,3 @@ def _changed(trust: Trust, name: str, change: Mapping[str, object]) -> Trust:
 
 def _with(trust: Trust, signer: Trusted) -> Trust:
     return trust.model_copy(update={"signers": (*trust.signers, signer)})
-
-
-def _nothing(now_s: int) -> Trust:
-    return Trust(
-        version=0, issued_at=timestamp_of(now_s), expires_at=None, assurance="single_operator", signers=(), policy_digests=()
-    )

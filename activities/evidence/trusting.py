@@ -122,9 +122,18 @@ class TrustStore:
             wanted = change(old)
             if wanted == old and old.expires_at is not None and now_s * 1000 < milliseconds_of(old.expires_at) - LIFETIME_S * 500:
                 return old
-            return self.issue(wanted, self.root(), now_s)
+            return self._issue(wanted, self.root(), now_s)
 
-    def issue(self, trust: Trust, root: ec.EllipticCurvePrivateKey, now_s: int) -> Trust:
+    def renew(self, change: Callable[[Trust], Trust], now_s: int, root: ec.EllipticCurvePrivateKey | None = None) -> Trust:
+        """Issue what ``change`` makes of the trust file in force, with a full lifetime, even if that is the same.
+
+        Args:
+            root: the key that is the root from now on; default: the one in force. Raises as :meth:`change` without it.
+        """
+        with self._alone():
+            return self._issue(change(self.current() or _empty()), root or self.root(), now_s)
+
+    def _issue(self, trust: Trust, root: ec.EllipticCurvePrivateKey, now_s: int) -> Trust:
         """Sign ``trust`` as the next version."""
         issued = trust.model_copy(
             update={

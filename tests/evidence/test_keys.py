@@ -295,3 +295,11 @@ def test_policies_are_added_when_the_trust_file_is_issued(ring: Ring) -> None:
     assert issued.version == version + 1 and set(issued.policy_digests) == {ONE, POLICY_DIGEST}
     assert TrustStore(ring.home.keys).current() == issued
     assert issued.signers[0].builder_ids == (BUILDER_ID,)
+
+
+def test_those_who_issue_it_at_once_lose_nothing_of_each_other(ring: Ring) -> None:
+    version, policies = ring.keys.trust().version, ["sha256:" + f"{number:064x}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda policy: ring.keys.issue((policy,), NOW_S), policies))
+    trust = ring.keys.trust()
+    assert (trust.version, set(policies) <= set(trust.policy_digests)) == (version + 8, True)
