@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,8 @@ FIRST_CALL_S = 30.0
 
 JOIN_S = 15.0
 """Longer than a sandbox takes to end."""
+
+_PAUSE_S = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +45,11 @@ class Listener:
         while not self._stopping:
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                break
+            except OSError as error:
+                if not self._stopping:  # out of descriptors, say: who has connected already goes on, and frees some
+                    log.warning("no connection could be accepted: %s", error.strerror)
+                    time.sleep(_PAUSE_S)
+                continue
             self._take(connection)
 
     def stop(self) -> None:

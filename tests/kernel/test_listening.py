@@ -7,6 +7,8 @@ import io
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -155,3 +157,30 @@ def test_a_file_in_the_place_of_the_socket_is_kept(tmp_path: Path) -> None:
     error = refusal(lambda: listen(tmp_path / "socket"))
     assert error.code == "CHANNEL_TAKEN" and not isinstance(error, InputError)
     assert (tmp_path / "socket").read_text() == "precious"
+
+
+FEW_DESCRIPTORS = """
+import os, resource, sys
+from pathlib import Path
+from activities.kernel.listening import Listener
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+listener = Listener(Path(sys.argv[1]), {os.geteuid()}, os.geteuid(), lambda channel, asked, body: channel.send({"result": asked}))
+print("listening", flush=True)
+listener.serve()
+"""
+
+
+def test_whoever_takes_all_descriptors_stops_nobody_for_good(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    command = [sys.executable, "-c", FEW_DESCRIPTORS, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None and server.stdout.readline() == b"listening\n"
+            greedy = [connect(path) for _ in range(40)]
+            assert server.stderr is not None and b"no connection could be accepted" in server.stderr.readline()
+            for channel in greedy:
+                channel.close()
+            assert ask(path, "still there")[0] == "still there"
+        finally:
+            server.kill()
