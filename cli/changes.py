@@ -90,6 +90,21 @@ def named(home: Home, repository: Path, *revisions: str) -> tuple[str, ...]:
         return tuple(clone.commit(revision) for revision in revisions)
 
 
+def applied_to(home: Home, repository: Path, base: str) -> str:
+    """What a patch applies to, in words that the fabric knows: ``base`` where the repository has it, else its commit.
+
+    Raises:
+        InputError: REF_INVALID, REF_NOT_FOUND, BASE_MISSING; what a fetch raises.
+    """
+    shallow = (find_local(str(repository)).common / "shallow").exists()
+    with _store(home, shallow) as objects:
+        commit = _Clone(objects, str(repository), shallow).commit(base)
+        try:
+            return base if objects.fetch(str(repository), base).commit == commit else commit
+        except Gen4Error:
+            return commit
+
+
 def as_request(home: Home, tenant: str, diff: bytes) -> dict[str, str | BlobRef]:
     """``patch`` or ``patch_ref`` of a CompileRequest. What JSON or the server cannot hold goes to the content store."""
     try:

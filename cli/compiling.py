@@ -19,7 +19,7 @@ from temporalio.client import Client, WorkflowHandle
 
 from activities.record.home import Home
 from cli import session
-from cli.changes import Change, as_request, between, read_patch, toplevel
+from cli.changes import Change, applied_to, as_request, between, read_patch, toplevel
 from cli.fabric import Json, ensure
 from cli.junit import junit
 from cli.output import emit, inert_json, say, show
@@ -160,7 +160,9 @@ def _change(home: Home, repository: str, base: str, patch: Path | None, head: st
     if (patch is None) == (not head):
         raise InputError("CHANGE_MISSING", "one of --patch and --head is needed, and only one", "see `gen4 compile --help`")
     if patch is not None:
-        return Change(base or "HEAD", read_patch(patch))
+        diff = read_patch(patch)
+        local = repository.startswith("/")
+        return Change(applied_to(home, Path(repository), base or "HEAD") if local else base or "HEAD", diff)
     if not repository.startswith("/"):
         raise InputError("HEAD_NOT_LOCAL", "--head needs a clone on this machine", "name a local path, or send a --patch")
     return between(home, Path(repository), base, head)

@@ -31,7 +31,7 @@ from cli import (
     store,
     verify,
 )
-from schemas.error import Gen4Error
+from schemas.error import Gen4Error, InputError
 
 app = typer.Typer(
     name="gen4", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -71,14 +71,22 @@ def run(arguments: list[str]) -> int:
         output.say("interrupted")
         return INTERRUPTED
     except TyperException as error:
-        output.say(f"{error.format_message()} (see `gen4 --help`)")
-        return 2
+        return _usage(error, arguments)
     except KeyboardInterrupt:
         output.say("interrupted")
         return INTERRUPTED
     except Gen4Error as error:
         output.explain(error, "--json" in arguments)
         return error.exit_code
+
+
+def _usage(error: TyperException, arguments: list[str]) -> int:
+    """What the option parser refuses, in the form of every other error."""
+    if "--json" in arguments:
+        output.explain(InputError("USAGE", error.format_message(), "see `gen4 --help`"), as_json=True)
+    else:
+        output.say(f"{error.format_message()} (see `gen4 --help`)")
+    return 2
 
 
 def main() -> None:

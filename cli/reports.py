@@ -41,7 +41,8 @@ class Report:
 
 
 def read_report(result: SessionResult) -> Report:
-    """From the files that the result names; what a refused patch did not get, the result itself tells.
+    """From the files that the result names; what a refused patch did not get, the result itself tells. Of a session that failed
+    before there was a verdict nothing is said about the change, whoever is to blame.
 
     Raises:
         InfrastructureError: REPORT_UNREADABLE.
@@ -54,8 +55,9 @@ def read_report(result: SessionResult) -> Report:
     checks = tuple(
         RejectedCheck(gate="compile", code=code, reason=refused.message, remedy=refused.remedy) for code in refused.codes
     )
+    undecided = refused.infrastructure or result.outcome == "failed"
     return Report(
-        workflow_id=result.workflow_id, verdict="infra_error" if refused.infrastructure else "rejected", message=refused.message,
+        workflow_id=result.workflow_id, verdict="infra_error" if undecided else "rejected", message=refused.message,
         refused=checks,
     )  # fmt: skip
 

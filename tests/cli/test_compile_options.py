@@ -62,7 +62,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[CompileRequest]:
     [
         ((), "CHANGE_MISSING"), (("--patch", "../../fix.patch", "--head", "HEAD"), "CHANGE_MISSING"),
         (("--patch", "absent"), "PATCH_NOT_FOUND"), (("--head", "absent"), "REF_NOT_FOUND"),
-        (("--head", "HEAD"), "REF_NOT_FOUND"),
+        (("--head", "HEAD"), "REF_NOT_FOUND"), (("--patch", "../../fix.patch", "--base", "absent"), "REF_NOT_FOUND"),
+        (("--patch", "../../fix.patch", "--base", "HEAD~1"), "REF_NOT_FOUND"),
         (("--patch", "../../fix.patch", "--test", "make test"), "TEST_COMMAND_INVALID"),
         (("--patch", "../../fix.patch", "--waivers", "../../fix.patch"), "WAIVERS_INVALID"),
         (("--patch", "../../fix.patch", "--waivers", "absent"), "WAIVERS_NOT_FOUND"),
@@ -107,6 +108,19 @@ def test_a_patch_may_come_on_standard_input(
     gen4("compile", "--out", "../../out", "--patch", "-", "--base", "main", "--failing", "t.py::a", "--failing", "t.py::b")
     (request,) = sent
     assert (request.patch, request.ref, request.failing_tests) == (DIFF, "main", ("t.py::a", "t.py::b"))
+
+
+def test_the_base_of_a_patch_is_sent_by_a_name_that_the_fabric_knows(place: Path, gen4: Gen4, sent: list[CompileRequest]) -> None:
+    git(place / "lib", "commit", "-q", "--allow-empty", "-m", "two")
+    for number, base in enumerate(("main", "HEAD~1")):
+        gen4("compile", "--out", f"../../out-{number}", "--patch", "../../fix.patch", "--base", base)
+    assert [request.ref for request in sent] == ["main", git(place / "lib", "rev-parse", "HEAD~1")]
+
+
+@pytest.mark.parametrize("arguments", [("bogus",), ("compile", "--bogus"), ("ga", "diff", "HEAD"), ("verify",)])
+def test_what_the_option_parser_refuses_is_json_too(gen4: Gen4, arguments: tuple[str, ...]) -> None:
+    code, document = gen4(*arguments, "--json")
+    assert (code, document["error"]["code"]) == (2, "USAGE")
 
 
 def test_head_is_sent_as_a_patch_on_its_base(place: Path, gen4: Gen4, sent: list[CompileRequest]) -> None:

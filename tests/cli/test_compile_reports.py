@@ -77,6 +77,9 @@ def test_exit_codes_tell_accepted_refused_and_broken_apart(tmp_path: Path) -> No
     assert read_report(unsigned).exit_code == 1
     broken = Rejection(stage="compile", codes=("STORE_UNAVAILABLE",), message="no", infrastructure=True)
     assert read_report(RESULT.model_copy(update={"rejection": broken})).exit_code == 3
+    stopped = Rejection(stage="compile", codes=("KILL_SWITCH",), message="no")
+    assert read_report(RESULT.model_copy(update={"rejection": stopped, "outcome": "failed"})).exit_code == 3
+    assert read_report(RESULT.model_copy(update={"rejection": stopped, "outcome": "rejected"})).exit_code == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"a":1,"a":1}', b"\xff"])
