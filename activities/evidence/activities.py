@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from activities.evidence.checkpointing import CheckpointSigner
 from activities.evidence.content import IN_MEMORY, Content, StoredFile
-from activities.evidence.coverage_share import read_coverage
 from activities.evidence.external import external_trajectory
-from activities.evidence.members import MemberInputs, assemble, bundle_digest
+from activities.evidence.members import assemble, bundle_digest
 from activities.evidence.provenance import external_parameters
 from activities.evidence.reading import read_stamp
+from activities.evidence.recorded import member_inputs, read_judgement, read_outcomes
 from activities.evidence.seal import attestations_of, publish, publish_folder
 from activities.evidence.signer_client import SignerClient
 from activities.evidence.sources import public_repository
@@ -53,10 +51,8 @@ from schemas.gates import Check, GateReport
 from schemas.model import BlobRef
 from schemas.request import BundleRef
 from schemas.task import Source
-from schemas.testing import Outcomes, TestRun, outcomes_sha256, read_lock
-from schemas.verdict import Judgement, judge_recorded
+from schemas.testing import read_lock
 
-_OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
 _START_AGAIN = "start the remediation again; what was recorded is kept"
 
 
@@ -85,8 +81,12 @@ class EvidenceActivities:
 
     @implements(ASSEMBLE_MEMBERS)
     def assemble_members(self, request: AssembleMembers) -> Members:
-        trajectory = self._trajectory(request)
-        members = assemble(_inputs(self._ports, request, trajectory, _judgement(self._ports, request)))
+        read, trajectory = self._ports.blobs.get, self._trajectory(request)
+        lock = read_lock(read(request.environment.lock))
+        outcomes = read_outcomes(read, request.base), read_outcomes(read, request.patched)
+        judgement = read_judgement(read, request.judged, *outcomes)
+        packages = self._ports.base_packages(lock.base_digest)
+        members = assemble(member_inputs(request, read, lock, outcomes, judgement, trajectory, packages))
         blobs = {
             name: self._ports.blobs.put(data) if isinstance(data, bytes) else BlobRef(sha256=data.sha256, size=data.size)
             for name, data in members.items()
@@ -207,48 +207,6 @@ def _content(blobs: BlobStore, ref: BlobRef) -> Content:
     if (file.sha256, file.size) != (ref.sha256, ref.size):
         raise Refused("BLOB_CORRUPT", f"the bytes stored as {ref.sha256} are not those", "restore the blobs folder from a backup")
     return file
-
-
-def _inputs(ports: EvidencePorts, request: AssembleMembers, trajectory: Content, judgement: Judgement) -> MemberInputs:
-    diff = ports.blobs.get(request.patch.diff)
-    if sha256_hex(diff) != request.patch.patch_sha256:
-        raise Refused("PATCH_DIGEST", "the stored diff is not the patch", _START_AGAIN)
-    lock = read_lock(ports.blobs.get(request.environment.lock))
-    coverage = request.patched.coverage
-    return MemberInputs(
-        source=request.source,
-        diff=diff,
-        lock=lock,
-        plan=request.plan,
-        base=request.base,
-        base_outcomes=_outcomes(ports, request.base),
-        patched=request.patched,
-        patched_outcomes=_outcomes(ports, request.patched),
-        judgement=judgement,
-        policy=request.policy,
-        trajectory=trajectory,
-        base_packages=ports.base_packages(lock.base_digest),
-        coverage=None if coverage is None else read_coverage(ports.blobs.get(coverage)),
-    )
-
-
-def _judgement(ports: EvidencePorts, request: AssembleMembers) -> Judgement:
-    """The recorded judgement, which must be the one that the outcomes give."""
-    recorded = Judgement.model_validate_json(ports.blobs.get(request.judged.judgement))
-    judged = judge_recorded(_outcomes(ports, request.base), _outcomes(ports, request.patched), recorded.targets, recorded.waived)
-    if judged != recorded or (request.judged.verdict, request.judged.fix) != (judged.verdict, judged.fix):
-        raise Refused("VERDICT_MISMATCH", "the recorded verdict does not follow from the recorded outcomes", _START_AGAIN)
-    return judged
-
-
-def _outcomes(ports: EvidencePorts, run: TestRun) -> Outcomes:
-    try:
-        outcomes = _OUTCOMES.validate_python(ports.blobs.get_json(run.outcomes))
-    except ValidationError as error:
-        raise Refused("OUTCOMES_INVALID", f"outcomes of run {run.run_key} do not fit their model", _START_AGAIN) from error
-    if outcomes_sha256(outcomes) != run.outcomes_sha256:
-        raise Refused("OUTCOMES_DIGEST", f"outcomes of run {run.run_key} are not those it reported", _START_AGAIN)
-    return outcomes
 
 
 def _expected(source: Source) -> dict[str, str]:

@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from activities.evidence.content import Content, sha256_of
 from activities.evidence.coverage_share import read_coverage
 from activities.evidence.members import MemberInputs, assemble, bundle_digest
+from activities.evidence.recorded import member_inputs, read_judgement, read_outcomes
 from activities.evidence.seal import Established, is_complete
 from activities.kernel import dsse
 from activities.record.commits import CommitInfo
@@ -28,7 +29,7 @@ from activities.testbed import receipts
 from activities.testbed.importing import Imported, import_patch
 from activities.testbed.probing import probe_tree
 from activities.testbed.run import run_key
-from schemas.canonical import StrictJsonError, digest_of, sha256_hex, strict_json
+from schemas.canonical import digest_of, sha256_hex, strict_json
 from schemas.capabilities import RunTests, SealBundle, SealRejection
 from schemas.error import Refused
 from schemas.evidence import BUILDER_ID, SEPARATED_BUILDER_ID, STABLE_MEMBERS, TEST_RESULTS, TRAJECTORY, milliseconds_of
@@ -38,7 +39,7 @@ from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant, RunRecei
 from schemas.regression import Waiver
 from schemas.request import InvalidRequest
 from schemas.test_command import parse_test_command
-from schemas.testing import EnvironmentLock, Outcomes, RunVariant, TestRun, outcomes_sha256, read_lock
+from schemas.testing import EnvironmentLock, Outcomes, RunVariant, TestRun, read_lock
 from schemas.verdict import (
     HARNESS_TAMPERED,
     INFORMATIVE_CODES,
@@ -46,12 +47,10 @@ from schemas.verdict import (
     PROBED,
     PYTEST_CHANGED,
     Judgement,
-    judge_recorded,
     mended_tests,
     unproven,
 )
 
-_OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
 _AGAIN = "start the remediation again; what was recorded is kept"
 _PLAIN = ReceiptVariant.of(RunVariant())
 
@@ -128,7 +127,7 @@ def establish(
     base = witness.agreed("base", request.source.base_tree, request.base_runs, request.base)
     patched = witness.agreed("patched", harness, request.patched_runs, request.patched)
     rerun = witness.rerun(request.source.base_tree, harness)
-    outcomes = _outcomes(supplies, base[0].run), _outcomes(supplies, patched[0].run)
+    outcomes = read_outcomes(supplies.blob, base[0].run), read_outcomes(supplies.blob, patched[0].run)
     waivers = _unexpired(request, circumstances.now_ms)
     judgement = _judgement(request, supplies, outcomes, waivers)
     probe = _probe(request, supplies, witness, derived.raising, judgement, outcomes[1])
@@ -137,7 +136,8 @@ def establish(
     _policy(request, believed)
     _regression(request.regression, judgement, waivers)
     _passed(request.determinism, "determinism")
-    inputs = _inputs(request, supplies, lock, outcomes, judgement, circumstances)
+    packages = circumstances.base_packages(lock.base_digest)
+    inputs = member_inputs(request, supplies.blob, lock, outcomes, judgement, _trajectory(request, supplies), packages)
     members = _members(request, supplies, inputs)
     _same_again(request, supplies, inputs, rerun, members)
     runs = [*base, *patched, *rerun, *probe]
@@ -344,16 +344,6 @@ def _payload_sha256(envelope: bytes) -> str:
     return sha256_hex(dsse.decode_base64(strict_json(envelope)["payload"]))
 
 
-def _outcomes(supplies: Supplies, run: TestRun) -> Outcomes:
-    try:
-        outcomes = _OUTCOMES.validate_python(strict_json(supplies.blob(run.outcomes)))
-    except (StrictJsonError, ValidationError) as error:
-        raise Refused("OUTCOMES_INVALID", f"outcomes of run {run.run_key} do not fit their model", _AGAIN) from error
-    if outcomes_sha256(outcomes) != run.outcomes_sha256:
-        raise Refused("OUTCOMES_DIGEST", f"outcomes of run {run.run_key} are not those of its receipt", _AGAIN)
-    return outcomes
-
-
 # --- verdict and gates ------------------------------------------------------------------------------------------------
 
 
@@ -376,13 +366,7 @@ def _judgement(
     request: SealBundle, supplies: Supplies, outcomes: tuple[Outcomes, Outcomes], waivers: tuple[Waiver, ...]
 ) -> Judgement:
     """The recorded judgement, which must be the one that the outcomes give, and accept."""
-    try:
-        recorded = Judgement.model_validate_json(supplies.blob(request.judged.judgement))
-    except ValidationError as error:
-        raise Refused("VERDICT_MISMATCH", "the recorded judgement does not fit its model", _AGAIN) from error
-    judged = judge_recorded(*outcomes, recorded.targets, recorded.waived)
-    if judged != recorded or (request.judged.verdict, request.judged.fix) != (judged.verdict, judged.fix):
-        raise Refused("VERDICT_MISMATCH", "the recorded verdict does not follow from the outcomes", _AGAIN)
+    judged = read_judgement(supplies.blob, request.judged, *outcomes)
     covered = {waiver.subject for waiver in waivers if waiver.metric == "tests"}
     if uncovered := set(judged.waived) - covered:
         raise Refused("WAIVER_UNKNOWN", f"no waiver covers the loss of {min(uncovered)}", _AGAIN)
@@ -403,7 +387,7 @@ def _probe(
     if only and not set(mended_tests(judgement, patched)[:PROBED]) <= set(only):
         raise Refused("PROBE_MISSING", "the probe left out tests that the patch mended", _AGAIN)
     found = witness.run(raising, request.probe, _PLAIN.model_copy(update={"only": only}))
-    if forged := unproven(judgement, _outcomes(supplies, request.probe)):
+    if forged := unproven(judgement, read_outcomes(supplies.blob, request.probe)):
         raise Refused("HARNESS_TAMPERED", f"{forged[0]} passes although all that the patch touches raises", _AGAIN)
     return [found]
 
@@ -438,28 +422,10 @@ def _passed(report: GateReport, gate: str) -> None:
 # --- members ----------------------------------------------------------------------------------------------------------
 
 
-def _inputs(
-    request: SealBundle, supplies: Supplies, lock: EnvironmentLock, outcomes: tuple[Outcomes, Outcomes], judgement: Judgement,
-    circumstances: Circumstances,
-) -> MemberInputs:  # fmt: skip
+def _trajectory(request: SealBundle, supplies: Supplies) -> Content:
     if not is_complete(request.members.blobs):
         raise Refused("MEMBER_MISSING", f"members are {sorted(request.members.blobs)}, not {sorted(STABLE_MEMBERS)}", _AGAIN)
-    coverage = request.patched.coverage
-    return MemberInputs(
-        source=request.source,
-        diff=supplies.blob(request.patch.diff),
-        lock=lock,
-        plan=request.plan,
-        base=request.base,
-        base_outcomes=outcomes[0],
-        patched=request.patched,
-        patched_outcomes=outcomes[1],
-        judgement=judgement,
-        policy=request.policy,
-        trajectory=supplies.content(request.members.blobs[TRAJECTORY]),
-        base_packages=circumstances.base_packages(lock.base_digest),
-        coverage=None if coverage is None else read_coverage(supplies.blob(coverage)),
-    )
+    return supplies.content(request.members.blobs[TRAJECTORY])
 
 
 def _members(request: SealBundle, supplies: Supplies, inputs: MemberInputs) -> dict[str, Content]:
@@ -481,8 +447,8 @@ def _same_again(
     coverage = patched.coverage
     again = MemberInputs(
         **{
-            **vars(inputs), "base": base, "base_outcomes": _outcomes(supplies, base), "patched": patched,
-            "patched_outcomes": _outcomes(supplies, patched), "trajectory": b"{}\n",
+            **vars(inputs), "base": base, "base_outcomes": read_outcomes(supplies.blob, base), "patched": patched,
+            "patched_outcomes": read_outcomes(supplies.blob, patched), "trajectory": b"{}\n",
             "coverage": None if coverage is None else read_coverage(supplies.blob(coverage)),
         }
     )  # fmt: skip
