@@ -14,6 +14,8 @@ REJECTION_PREDICATE = "urn:gen4:attest/rejection/v1"
 REPORT = "rejection.json"
 MARKDOWN = "rejection.md"
 STATEMENT = "rejection.intoto.json"
+CERTIFIED = "rejection.sigstore.json"
+"""The same envelope with the certificate of a keyless signer; only there for such a one."""
 FILES = (REPORT, MARKDOWN, STATEMENT)
 """What a refused patch gets instead of a bundle: the report, the same for people, and signed as a statement."""
 

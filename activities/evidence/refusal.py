@@ -12,11 +12,12 @@ from activities.evidence.reading import read_text
 from activities.kernel import dsse
 from activities.kernel.signing_keys import hint_of, public_key
 from schemas.canonical import StrictJsonError, strict_json
-from schemas.evidence import PAYLOAD_TYPE, Envelope
-from schemas.rejection import REPORT, STATEMENT, RejectionReport
-from schemas.trust import Trust
+from schemas.evidence import PAYLOAD_TYPE, Envelope, milliseconds_of
+from schemas.rejection import CERTIFIED, REPORT, STATEMENT, RejectionReport
+from schemas.trust import Trust, Trusted
 
 _LIMIT = 16 * 1024 * 1024
+_NEVER = 2**63
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,26 @@ def read_refusal(directory: Path, trust: Trust) -> Refusal | None:
         key = public_key(signer.public_key or "") if signer.profile == "key" and signer.revoked_at is None else None
         if key is not None and hint_of(key) == signer.hint and dsse.verify(key, PAYLOAD_TYPE, payload, signature):
             return Refusal(report, signer=signer.identity)
-    return Refusal(report, problem="no key of the trust file signed it")
+    certified = read_text(directory, CERTIFIED, _LIMIT)
+    if certified is None:
+        return Refusal(report, problem="no key of the trust file signed it")
+    for signer in trust.signers:
+        if signer.profile == "keyless" and _certifies(certified, payload, signer, trust):
+            return Refusal(report, signer=signer.identity)
+    return Refusal(report, problem="no signer of the trust file signed it")
+
+
+def _certifies(bundle: bytes, payload: bytes, signer: Trusted, trust: Trust) -> bool:
+    """Whether ``signer`` signed the report without a key of its own, before it was revoked or its entry ended."""
+    from activities.evidence import keyless  # Sigstore takes half a second to import, and most reports do without
+
+    document = next((root.document for root in trust.trusted_roots if root.sha256 == signer.trusted_root_sha256), None)
+    try:
+        facts = keyless.verify(bundle, PAYLOAD_TYPE, signer, document)
+    except keyless.KeylessRefused:
+        return False
+    ends = [milliseconds_of(end) for end in (signer.revoked_at, signer.valid_until) if end is not None]
+    return facts.payload == payload and milliseconds_of(signer.valid_from) <= facts.signed_at_ms < min(ends, default=_NEVER)
 
 
 def _envelope(data: bytes | None) -> Envelope | None:

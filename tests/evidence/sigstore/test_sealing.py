@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from activities.evidence.keyless_signing import KeylessSigner
+from activities.evidence.refusal import read_refusal
 from activities.evidence.signing import StatementSigner, load_signer
 from activities.evidence.timed_signing import TimedSigner
 from activities.evidence.trusting import load_trust
 from activities.kernel.acting import as_acting
 from activities.kernel.judging import PolicyPort
 from schemas.evidence import SIGSTORE_BUNDLE, STAMP
-from schemas.rejection import FILES
+from schemas.rejection import FILES, REPORT
+from schemas.trust import Trust
 from tests.evidence.fabric import Fabric, make_fabric, who
-from tests.evidence.sigstore.authority import IDENTITY, Authority
+from tests.evidence.sigstore.authority import IDENTITY, LONG_AGO, Authority
 
 
 def _keyless(authority: Authority, folder: Path) -> StatementSigner:
@@ -57,7 +59,23 @@ def test_what_it_seals_verifies_by_the_trust_file_of_the_home(fabric: tuple[Fabr
 
 
 def test_a_rejection_is_signed_by_it_too(fabric: tuple[Fabric, StatementSigner]) -> None:
-    made, _ = fabric
+    made, signer = fabric
     with as_acting(who()):
         folder = Path(made.signing.seal_rejection(made.rejecting()).directory)
     assert {path.name for path in folder.iterdir()} >= set(FILES)
+    trust = load_trust(made.ports.trust)
+    assert believed(folder, trust) == signer.identity
+    revoked = trust.signers[0].model_copy(update={"revoked_at": LONG_AGO})
+    assert believed(folder, trust.model_copy(update={"signers": (revoked,)})) is None
+    other = trust.signers[0].model_copy(update={"identity": "urn:gen4:other", "hint": None, "public_key": None})
+    assert believed(folder, trust.model_copy(update={"signers": (other,)})) is None
+    report = folder / REPORT
+    report.chmod(0o600)
+    report.write_bytes(report.read_bytes().replace(b'"rejected"', b'"infra_error"'))
+    assert believed(folder, trust) is None
+
+
+def believed(folder: Path, trust: Trust) -> str | None:
+    refusal = read_refusal(folder, trust)
+    assert refusal is not None and (refusal.signer is None) == bool(refusal.problem)
+    return refusal.signer
