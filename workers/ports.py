@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 from activities.compile.activities import CompileActivities
@@ -106,8 +104,6 @@ def open_ports(
         rejections=home.rejections,
         trust=_trust(home, signer, policy.policy_digest),
         base_packages=remote.packages,
-        gen4_version=version("gen4"),
-        git_version=_git_version(),
     )
     rules = RepositoryRules(settings.repository_roots, settings.repository_hosts)
     config = SessionConfig(approval_expiry_ms=settings.approval_expiry_s * 1000)
@@ -174,7 +170,3 @@ def _rollout(settings: Settings, home: Home, endpoints: FabricState) -> Rollout 
     candidate = _policy(home, endpoints.candidate_url, CANDIDATE_BUNDLE)
     candidate.check()
     return Rollout(candidate, settings.gate_mode, settings.gate_enforce_bp)
-
-
-def _git_version() -> str:
-    return subprocess.run(["git", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]

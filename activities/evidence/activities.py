@@ -68,8 +68,6 @@ class EvidencePorts:
     rejections: Path
     trust: Path
     base_packages: Callable[[str], Mapping[str, str]]
-    gen4_version: str
-    git_version: str
     now_s: Callable[[], float] = time.time
 
 

@@ -138,7 +138,7 @@ def establish(
     _passed(request.determinism, "determinism")
     packages = circumstances.base_packages(lock.base_digest)
     inputs = member_inputs(request, supplies.blob, lock, outcomes, judgement, _trajectory(request, supplies), packages)
-    members = _members(request, supplies, inputs)
+    members = _members(request, inputs)
     _same_again(request, supplies, inputs, rerun, members)
     runs = [*base, *patched, *rerun, *probe]
     return Established(
@@ -428,7 +428,7 @@ def _trajectory(request: SealBundle, supplies: Supplies) -> Content:
     return supplies.content(request.members.blobs[TRAJECTORY])
 
 
-def _members(request: SealBundle, supplies: Supplies, inputs: MemberInputs) -> dict[str, Content]:
+def _members(request: SealBundle, inputs: MemberInputs) -> dict[str, Content]:
     """Members 1-6 made here, which must be those of the request."""
     made = assemble(inputs)
     for name in STABLE_MEMBERS:

@@ -68,7 +68,6 @@ ALLOWED: dict[str, dict[Power, str]] = {
     "workers/server.py": {"temporal client": "search attributes of the namespace"},
     "workers/telemetry.py": {"network": "metrics, on loopback"},
     "workers/fabric.py": {"process": "starts the supervisor", "signal": "asks it to stop"},
-    "workers/ports.py": {"process": "`git --version`"},
     "workers/registration.py": {"activity": "the one dynamic activity of a worker"},
     "workers/sdk_download.py": {"temporal client": "lets the SDK fetch the development server"},
     "workers/setup.py": {"process": "builds what `make setup` builds"},

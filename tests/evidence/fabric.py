@@ -209,8 +209,7 @@ def make_fabric(
     ports = EvidencePorts(
         blobs=blobs, objects=objects, bundles=home.bundles, attestations=home.attestations, rejections=home.rejections,
         trust=ensure_trust(home.keys, named, (POLICY_DIGEST,), began, trusted_roots=(document,) if document else ()),
-        base_packages=lambda _: PACKAGES,
-        gen4_version="0.1.0", git_version="2.39.5", now_s=now_s,
+        base_packages=lambda _: PACKAGES, now_s=now_s,
     )  # fmt: skip
     believed = Believed(executors=(pem_of(executor.public_key()),), policy_digests=frozenset({POLICY_DIGEST}))
     service = SignerPorts(
