@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -214,3 +215,11 @@ def test_another_recipe_is_another_root() -> None:
     assert recipe.sha256() == Recipe.load().sha256()
     assert recipe.sha256() != Recipe(**{**recipe.__dict__, "packages": ("python3",)}).sha256()
     assert "--" in recipe.command(Path("out.tar"), ())
+
+
+def test_one_that_is_there_waits_for_nobody_who_builds_another(tmp_path: Path) -> None:
+    roots = RootFilesystems(tmp_path / "cache", RootSource(tar=tar(tmp_path / "given.tar", ("a", b"1", plain))))
+    found = roots.current()
+    with open(tmp_path / "cache/roots/lock") as building:
+        fcntl.flock(building, fcntl.LOCK_EX)
+        assert roots.current() == found == roots.open(found.digest)

@@ -118,6 +118,9 @@ class RootFilesystems:
         Raises:
             InfrastructureError: ROOTFS_BUILD_FAILED, ROOTFS_UNSAFE (a tar that tries to leave its folder).
         """
+        known = self._read_current()
+        if known is not None and known[0] == self._wanted() and (found := self._unpacked(known[1])):
+            return found
         with self._locked():
             wanted = self._wanted()
             known = self._read_current()
@@ -139,8 +142,11 @@ class RootFilesystems:
 
     def open(self, digest: str) -> RootFilesystem:
         """The root filesystem of a digest ``sha256:…``. Raises InfrastructureError(ROOTFS_MISSING)."""
+        sha256 = digest.removeprefix("sha256:")
+        if found := self._unpacked(sha256):
+            return found
         with self._locked():
-            return self._open(digest.removeprefix("sha256:"))
+            return self._open(sha256)
 
     def packages(self, root: RootFilesystem) -> dict[str, str]:
         """The lock: name and version of every package in it; empty for a tar that is no Debian."""
@@ -225,6 +231,11 @@ class RootFilesystems:
             return sha256
         finally:
             partial.unlink(missing_ok=True)
+
+    def _unpacked(self, sha256: str) -> RootFilesystem | None:
+        """One that is there already: folders appear whole and never change, so nobody need wait for who builds another."""
+        tar, folder = self._folder / f"{sha256}.tar", self._folder / sha256
+        return RootFilesystem(digest=f"sha256:{sha256}", path=folder, tar=tar) if folder.is_dir() else None
 
     def _open(self, sha256: str) -> RootFilesystem:
         tar, folder = self._folder / f"{sha256}.tar", self._folder / sha256
