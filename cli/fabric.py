@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
         foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached; Ctrl-C stops the fabric.")] = False,
         as_json: Json = False,
     ) -> None:
-        """Start Temporal, OPA and a worker on loopback, and supervise them.
+        """Start Temporal, OPA, executor, signer and worker on this machine, and supervise them.
 
         Sessions survive `gen4 down`, crashes and reboots: they are in `GEN4_HOME`. Local repositories must lie under
         `GEN4_REPOSITORY_ROOTS` (default: the folder where the fabric is started).

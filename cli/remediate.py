@@ -40,7 +40,9 @@ RepositoryOption = Annotated[str, typer.Option("--repository", "-r", help="Local
 TestOption = Annotated[
     str,
     typer.Option(
-        "--test", help="pytest command, split like a shell's words, never run by one. Default: pytest on the repository."
+        "--test",
+        help="pytest command, split like a shell's words, never run by one. Default: pytest on the repository. "
+        "compile and ga diff also take node --test.",
     ),
 ]
 RequirementsOption = Annotated[
