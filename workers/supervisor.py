@@ -245,7 +245,7 @@ class Supervisor:
             "opa-candidate": opa_environment(),
             "worker": dict(os.environ) | settings_environment(self._settings),
             "executor": executor_environment(self._settings),
-            "signer": dict(os.environ) if self._settings.signing_key else temporal_environment(self._home),
+            "signer": signer_environment(self._settings),
         }
         return Child(name, argv, environments[name], ready, self._home.logs / f"{name}.log")
 
@@ -341,6 +341,22 @@ def executor_environment(settings: Settings) -> dict[str, str]:
     """What says where sandboxes come from; no credential of the server or of a store."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT_FOR_SANDBOXES or name.startswith("GEN4_ROOTFS_")}
     return {**kept, "GEN4_CACHE": str(settings.cache), "GEN4_SANDBOX": settings.sandbox}
+
+
+_KEPT_FOR_SERVICES = frozenset(
+    {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE",
+     "SSL_CERT_DIR"}
+)  # fmt: skip
+"""How services are reached, whatever their names are written in."""
+
+
+def signer_environment(settings: Settings) -> dict[str, str]:
+    """A key management service's library reads credentials where it likes; other signers get none, and the way to services."""
+    if settings.signing_key is not None:
+        return dict(os.environ)
+    wanted = _KEPT_FOR_SERVICES if settings.sigstore_config is not None else frozenset()
+    way = {name: value for name, value in os.environ.items() if name.upper() in wanted}
+    return {**temporal_environment(Home(settings.home)), **way}
 
 
 def temporal_argv(binary: Path, home: Home, ports: dict[str, int], namespace: str) -> list[str]:

@@ -16,7 +16,7 @@ from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
 from workers import fabric
 from workers.fabric import read_error, write_error
 from workers.settings import Settings, read_settings
-from workers.supervisor import LINE_SHOWN, _tail, temporal_environment
+from workers.supervisor import LINE_SHOWN, _tail, signer_environment, temporal_environment
 from workers.toolchain import locate
 
 
@@ -57,6 +57,19 @@ def test_temporal_learns_who_runs_it_without_the_callers_environment(tmp_path: P
     assert environment["HOME"] == str(tmp_path)
     assert environment["USER"] == pwd.getpwuid(os.geteuid()).pw_name
     assert "SECRET" not in environment
+
+
+def test_a_signer_learns_the_way_to_its_services_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"https_proxy": "http://127.0.0.1:3128", "SSL_CERT_FILE": "/etc/ca.pem", "SECRET": "hunter2"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    def told(**choices: object) -> set[str]:
+        return given.keys() & signer_environment(Settings(home=tmp_path, cache=tmp_path, **choices))  # type: ignore[arg-type]
+
+    assert told() == set()
+    assert told(sigstore_config=tmp_path / "config.json") == {"https_proxy", "SSL_CERT_FILE"}
+    assert told(signing_key="awskms:key") == given.keys()
 
 
 def test_temporal_gets_the_number_of_a_user_without_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
