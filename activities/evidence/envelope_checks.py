@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -33,7 +34,7 @@ from schemas.evidence import (
 from schemas.trust import Trusted
 
 if TYPE_CHECKING:
-    from activities.evidence.keyless import KeylessRefused
+    from activities.evidence.keyless import KeylessRefused, ProvenTime
 
 _LENGTH_ERRORS = ("missing", "too_long", "too_short")
 _ASK_SIGNER = "verify with the trust root of whoever sealed the bundle, obtained from them and not from the bundle"
@@ -150,7 +151,7 @@ def _prove_time(case: Case, trusted: Trusted) -> Finding | None:
         reason = "tlog_missing" if trusted.require == "log" else "timestamp_missing"
         return Finding(reason=reason, member=SIGSTORE_BUNDLE, expected=f"a {trusted.require}", actual="none", remedy=_ASK_SIGNER)
     try:
-        proven = keyless.proof_of_time(case.need_file(SIGSTORE_BUNDLE), trusted, _root_document(case, trusted))
+        proven = _proven_time(case, trusted)
     except keyless.KeylessRefused as refusal:
         if refusal.untrusted:
             case.refused_signer = _refused(refusal)
@@ -158,6 +159,25 @@ def _prove_time(case: Case, trusted: Trusted) -> Finding | None:
         return _refused(refusal)
     case.proven_ms = proven.signed_at_ms
     return None
+
+
+def _proven_time(case: Case, trusted: Trusted) -> ProvenTime:
+    """Under the entry's trusted root, or another that the trust file pins: a key outlives changes of the services it uses.
+
+    Raises:
+        KeylessRefused: of the entry's own root.
+    """
+    from activities.evidence import keyless  # as above
+
+    bundle, named = case.need_file(SIGSTORE_BUNDLE), _root_document(case, trusted)
+    try:
+        return keyless.proof_of_time(bundle, trusted, named)
+    except keyless.KeylessRefused:
+        for other in case.trust.trusted_roots if named is not None else ():
+            under = trusted.model_copy(update={"trusted_root_sha256": other.sha256})
+            with suppress(keyless.KeylessRefused):
+                return keyless.proof_of_time(bundle, under, other.document)
+        raise
 
 
 def _by_certificate(case: Case, payload_type: str) -> Finding | None:

@@ -204,13 +204,22 @@ def same_signer(one: Trusted, other: Trusted) -> bool:
 def _with(signers: tuple[Trusted, ...], signer: Trusted) -> tuple[Trusted, ...]:
     known = [one for one in signers if same_signer(one, signer)]
     if not known:
-        return (*signers, signer)
+        return (*signers, signer.model_copy(update=_revocation(signers, signer)))
     # What it signed without a proof of time stays valid, so ``require`` is what it was at first.
     now = {
         "builder_ids": tuple(sorted({*known[0].builder_ids, *signer.builder_ids})),
         "trusted_root_sha256": signer.trusted_root_sha256 or known[0].trusted_root_sha256,
     }
     return tuple(one.model_copy(update=now) if one is known[0] else one for one in signers)
+
+
+def _revocation(signers: tuple[Trusted, ...], signer: Trusted) -> dict[str, str]:
+    """A revoked identity stays revoked when another trusted root, or an older one again, certifies it."""
+    revoked = [
+        one.revoked_at for one in signers
+        if one.profile == signer.profile == "keyless" and one.identity == signer.identity and one.revoked_at is not None
+    ]  # fmt: skip
+    return {"revoked_at": min(revoked)} if revoked else {}
 
 
 def _empty() -> Trust:

@@ -25,7 +25,7 @@ from activities.evidence.verification import verify_bundle
 from activities.kernel.signing_keys import encode_new, hint_of, load_or_create
 from activities.record.home import Home
 from schemas.error import Gen4Error, InfrastructureError, InputError
-from schemas.evidence import BUILDER_ID
+from schemas.evidence import BUILDER_ID, timestamp_of
 from schemas.trust import Trusted
 from tests.evidence.workshop import POLICY_DIGEST, Workshop, make_workshop
 
@@ -230,6 +230,9 @@ def test_a_keyless_signer_is_revoked_by_its_identity_under_every_root(ring: Ring
     TrustStore(ring.home.keys).change(lambda trust: trust.model_copy(update={"signers": (*trust.signers, *signers)}), NOW_S)
     ring.keys.revoke("ci", (), NOW_S + 1)
     assert [one.revoked_at is not None for one in ring.keys.trust().signers] == [False, True, True]
+    again = signers[0].model_copy(update={"trusted_root_sha256": "c" * 64})
+    ensure_trust(ring.home.keys, again, (), NOW_S + 2)  # the next start, with services of another trusted root
+    assert ring.keys.trust().signers[-1] == again.model_copy(update={"revoked_at": timestamp_of(NOW_S + 1)})
 
 
 def test_a_key_that_proves_its_time_is_named_so(ring: Ring) -> None:

@@ -179,6 +179,16 @@ def test_a_proof_that_no_root_can_check_counts_for_nothing(
     assert refusal(place(stamped), make_trust(trusted(workshop.signer))) == ("SIGNER_UNTRUSTED", "root_missing")
 
 
+def test_a_time_that_was_proven_stays_proven_when_the_services_change(
+    workshop: Workshop, stamped: Files, authority: Authority, stranger: Authority, place: Place
+) -> None:
+    """The next start names the key under its new trusted root, and goes on pinning the old one."""
+    folder, roots = place(stamped), (*believing(stranger).trusted_roots, *believing(authority).trusted_roots)
+    changed = believing_key(workshop, authority, trusted_root_sha256=roots[0].sha256)
+    assert refusal(folder, changed.model_copy(update={"trusted_roots": roots[:1]}))[0] == "SIGNATURE_INVALID"
+    assert verify_bundle(folder, changed.model_copy(update={"trusted_roots": roots}), now_ms=LATER_MS).verdict == "pass"
+
+
 @pytest.mark.parametrize(("require", "reason"), [("timestamp", "timestamp_missing"), ("log", "tlog_missing")])
 def test_a_bundle_without_the_proof_that_is_asked_for(
     workshop: Workshop, authority: Authority, place: Place, require: str, reason: str
