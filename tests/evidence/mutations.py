@@ -475,6 +475,7 @@ def envelope_tricks(workshop: Workshop, rng: random.Random) -> Iterator[Mutation
         "a certificate instead": {**bundle, "verificationMaterial": {"certificate": {"rawBytes": "AAAA"}, "tlogEntries": []}},
         "a log entry": {**bundle, "verificationMaterial": {**material, "tlogEntries": [{}]}},
         "an empty time stamp": {**bundle, "verificationMaterial": {**material, "timestampVerificationData": {}}},
+        "no time stamp": {**bundle, "verificationMaterial": {**material, "timestampVerificationData": {"rfc3161Timestamps": []}}},
         "a forged time stamp": {
             **bundle, "verificationMaterial": {
                 **material, "timestampVerificationData": {"rfc3161Timestamps": [{"signedTimestamp": "AAAA"}]},
