@@ -91,7 +91,7 @@ def test_two_tenants_work_side_by_side_in_one_database(make: Make, tmp_path: Pat
         stack.callback(lambda: [fabric.gen4("down") for fabric in fabrics])
         for fabric in fabrics:
             state = up(fabric)
-            assert (state["external"], set(state["processes"])) == (True, {"opa", "worker"})
+            assert (state["external"], set(state["processes"])) == (True, {"opa", "executor", "signer", "worker"})
         path = fabrics[0].repository("shared", PASSING)
         ids = []
         for fabric in fabrics:
