@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterable
 from typing import IO
@@ -16,6 +17,9 @@ _HEADER = 12
 _LOOSE_UP_TO = 200
 """Objects of a pack that is taken apart, as git does it when it fetches: thousands of packs would slow every read."""
 _LARGEST = 2 * 1024**3
+_MESSAGE = 65_536
+_FULL = b"No space left on device"
+"""How git, which speaks no other language here, says that the disk is full: nothing is wrong with what was sent then."""
 
 
 def write_pack(git: Git, tree: str, out: IO[bytes], known: Iterable[str] = ()) -> None:
@@ -44,12 +48,14 @@ def read_pack(git: Git, pack: IO[bytes]) -> None:
 
     Raises:
         Refused: OBJECTS_MALFORMED for bytes that are no pack.
+        InfrastructureError: STORE_FULL.
     """
     head = pack.read(_HEADER)
     pack.seek(0)
     few = int.from_bytes(head[8:]) <= _LOOSE_UP_TO
     command = ("unpack-objects", "-q") if few else ("index-pack", "--stdin")
-    with git.start(*command, f"--max-input-size={_LARGEST}", stderr=subprocess.DEVNULL) as process:
+    limit = f"--max-input-size={_LARGEST}"
+    with tempfile.TemporaryFile() as said, git.start(*command, limit, stderr=said.fileno()) as process:
         assert process.stdin is not None and process.stdout is not None
         answer: list[bytes] = []
         reader = threading.Thread(target=lambda: answer.append(process.stdout.read()), daemon=True)  # type: ignore[union-attr]
@@ -63,8 +69,10 @@ def read_pack(git: Git, pack: IO[bytes]) -> None:
         finally:
             kill(process)
             reader.join()
+        said.seek(0)
+        full = _FULL in said.read(_MESSAGE)
     if status != 0:
-        raise Refused("OBJECTS_MALFORMED", "what was sent is no pack of git objects", "start again")
+        raise _full() if full else Refused("OBJECTS_MALFORMED", "what was sent is no pack of git objects", "start again")
 
 
 def _trees(git: Git, oids: Iterable[str]) -> list[str]:
@@ -83,8 +91,14 @@ def has_tree(git: Git, tree: str) -> bool:
 
 
 def write_object(git: Git, kind: str, data: bytes) -> str:
-    """The id under which one object is now in the store. Raises Refused OBJECTS_MALFORMED."""
+    """The id under which one object is now in the store. Raises Refused OBJECTS_MALFORMED, InfrastructureError STORE_FULL."""
     try:
         return git.run("hash-object", "-w", "-t", kind, "--stdin", stdin=data).decode().strip()
     except GitFailed as error:
+        if _FULL.decode() in error.detail:
+            raise _full() from error
         raise Refused("OBJECTS_MALFORMED", f"what was sent is no {kind}: {error.detail}", "start again") from error
+
+
+def _full() -> InfrastructureError:
+    return InfrastructureError("STORE_FULL", "there is no room for git objects", "free disk space; it is tried again")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,31 @@ def test_only_a_tree_that_is_there_can_be_packed(here: ObjectStore, tree: str, c
     with pytest.raises(Gen4Error) as caught:
         packed(here, tree)
     assert caught.value.code == code
+
+
+FULL_DISK = """
+import io, subprocess, sys
+from pathlib import Path
+from activities.record.objects import ObjectStore
+from schemas.error import Gen4Error
+
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", sys.argv[1]], check=True)
+store = ObjectStore.open(Path(sys.argv[1]) / "objects.git")
+for take in (lambda: store.unpack(open(sys.argv[2], "rb")), lambda: store.take_commit(bytes(4_000_000))):
+    try:
+        take()
+    except Gen4Error as error:
+        print(error.code)
+"""
+
+
+@pytest.mark.parametrize("files", [1, 300], ids=["few objects", "many objects"])
+def test_a_full_disk_is_no_fault_of_what_was_sent(here: ObjectStore, tmp_path: Path, files: int) -> None:
+    content: dict[str, str | bytes] = {f"f{number}": os.urandom(4_000_000 // files) for number in range(files)}
+    (tmp_path / "pack").write_bytes(packed(here, tree_of(here, tmp_path, content)).getvalue())
+    (tmp_path / "small").mkdir()
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", FULL_DISK]
+    done = subprocess.run(
+        [*command, str(tmp_path / "small"), str(tmp_path / "pack")], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["STORE_FULL", "OBJECTS_MALFORMED"], done.stderr
