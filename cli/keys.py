@@ -78,6 +78,7 @@ def register(app: typer.Typer) -> None:
         """
         local = open_to_look(read_settings())
         listed = KeyRing(local.home).listed()
+        wanted = KeyRing(local.home).wanted()
         loaded = read_trust(local.home.keys / TRUST_FILE, now_s=0)
         trust = loaded.trust
         facts = {
@@ -86,7 +87,7 @@ def register(app: typer.Typer) -> None:
         }  # fmt: skip
         if as_json:
             keys = [key.model_dump(mode="json", exclude_none=True) for key in listed]
-            emit({"trust": {name: value for name, value in facts.items() if value is not None}, "keys": keys})
+            emit({"trust": {name: value for name, value in facts.items() if value is not None}, "keys": keys, "wanted": wanted})
             return
         show(f"trust file: version {trust.version}, sha256:{loaded.sha256}")
         show(f"root key:   {loaded.root or 'none (made by an earlier release)'}, until {trust.expires_at or 'ever'}")
@@ -94,6 +95,8 @@ def register(app: typer.Typer) -> None:
             ended = f"revoked at {key.revoked_at}" if key.revoked_at else f"until {key.valid_until}" if key.valid_until else ""
             state = "signs now" if key.signs else ended or "valid"
             show(f"{key.hint or key.issuer}  {key.profile}  {key.identity}  from {key.valid_from}  {state}")
+        for fact in wanted:
+            show(f"wanted by the last start, not trusted: {fact}")
 
     @group.command()
     def rotate(
@@ -149,19 +152,24 @@ def register(app: typer.Typer) -> None:
             Assurance | None,
             typer.Option(help="What it demands: `separated` refuses bundles of a signer that shared a user with the worker."),
         ] = None,
+        wanted: Annotated[
+            bool, typer.Option("--wanted", help="Also trust what the last `gen4 up` wanted, as `gen4 keys list` shows it.")
+        ] = False,
         root_key: RootKey = None, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
     ) -> None:  # fmt: skip
         """Sign the trust file anew, as its next version and for another year.
 
-        `gen4 up` does it by itself as long as the root key is in the home.
+        `gen4 up` does it by itself as long as the root key is in the home. Otherwise it writes down what it wants: a new key or
+        identity, executor, policy or trusted root. Whoever could change the home could write that, so read it before you sign it.
 
         Example: `gen4 keys issue --policy sha256:… --root-key /media/safe/root.pem`
         """
         local, ring, actor = _opened(root_key, token_file, ssh_key)
         policies = tuple(_digest(text) for text in policy or ())
-        trust = ring.issue(policies, now_ms() // 1000, assurance)
-        _record(local, actor, "config.changed", _issued(trust, policies))
-        document = {"version": trust.version, "expires_at": trust.expires_at}
+        added = ring.wanted() if wanted else []
+        trust = ring.issue(policies, now_ms() // 1000, assurance, wanted=wanted)
+        _record(local, actor, "config.changed", _issued(trust, policies) | ({"wanted": added} if added else {}))
+        document = {"version": trust.version, "expires_at": trust.expires_at, **({"wanted": added} if wanted else {})}
         emit(document) if as_json else show(f"trust file: version {trust.version}, until {trust.expires_at}")
 
 

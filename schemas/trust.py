@@ -63,6 +63,16 @@ class Trust(Door):
     trusted_roots: tuple[PinnedRoot, ...] = ()
 
 
+class Wanted(Door):
+    """What a start wants a trust file to name besides, while its root key is away. Unsigned: it counts for nothing."""
+
+    signer: Trusted
+    policy_digests: tuple[Digest, ...]
+    executors: tuple[str, ...]
+    trusted_roots: tuple[str, ...]
+    """JSON texts."""
+
+
 def from_trust_1(old: TrustRoot) -> Trust:
     """What a trust/1 says, in the words of trust/2."""
     signers = tuple(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from activities.evidence.signing import SIGNER_KEY, Signer, load_signer
-from activities.evidence.trusting import ROOT_KEY, TrustStore
-from activities.kernel.signing_keys import encode_new, hint_of, load_or_create
+from activities.evidence.trusting import ROOT_KEY, TrustStore, extended
+from activities.kernel.signing_keys import encode_new, hint_of, load_or_create, public_key
 from activities.record.home import Home, private_folder
 from activities.record.key_files import sync_folder, write_once
 from schemas.error import InputError
@@ -118,15 +118,32 @@ class KeyRing:
         (self.home.keys / ROOT_KEY).unlink(missing_ok=True)
         return hint_of(root.public_key())
 
-    def issue(self, policy_digests: tuple[str, ...], now_s: int, assurance: Assurance | None = None) -> Trust:
-        """The trust file anew, with a full lifetime, with further policies, and with what it demands of builders."""
+    def wanted(self) -> list[str]:
+        """What the last start wanted the trust file to name besides; only the root key can."""
+        trust, wanted = self.trust(), self._trust.wanted()
+        now = set(_facts(trust))
+        return [fact for fact in _facts(extended(trust, wanted)) if fact not in now] if wanted is not None else []
+
+    def issue(
+        self, policy_digests: tuple[str, ...], now_s: int, assurance: Assurance | None = None, *, wanted: bool = False
+    ) -> Trust:
+        """The trust file anew, with a full lifetime, with further policies, and with what it demands of builders.
+
+        Args:
+            wanted: also name what the last start wanted; whoever has the root key has looked at :meth:`wanted`.
+        """
+        more = self._trust.wanted() if wanted else None
 
         def extend(trust: Trust) -> Trust:
+            trust = extended(trust, more) if more is not None else trust
             policies = tuple(sorted({*trust.policy_digests, *policy_digests}))
             return trust.model_copy(update={"policy_digests": policies, "assurance": assurance or trust.assurance})
 
         self.trust()  # there is one
-        return self._trust.renew(extend, now_s)
+        issued = self._trust.renew(extend, now_s)
+        if wanted:
+            self._trust.forget_wanted()
+        return issued
 
     def trust(self) -> Trust:
         """Raises InputError TRUST_MISSING."""
@@ -156,6 +173,20 @@ def adopt_key(home: Home) -> None:
         os.replace(former, own)
         sync_folder(home.keys)
         sync_folder(home.signer)
+
+
+def _facts(trust: Trust) -> list[str]:
+    """Everything that a start can add, one line each."""
+    signers = [
+        f"signer {_name_of(one)} ({one.issuer or one.profile}) for {', '.join(one.builder_ids)}, "
+        f"proof of time {one.require}, trusted root {one.trusted_root_sha256 or 'none'}"
+        for one in trust.signers
+    ]
+    executors = [f"executor {hint_of(key)}" for key in map(public_key, trust.executors) if key is not None]
+    return [
+        *signers, *executors, *(f"policy {digest}" for digest in trust.policy_digests),
+        *(f"trusted root {root.sha256}" for root in trust.trusted_roots),
+    ]  # fmt: skip
 
 
 def _name_of(signer: Trusted) -> str:

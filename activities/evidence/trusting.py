@@ -25,16 +25,17 @@ from activities.record.key_files import replace
 from schemas.canonical import StrictJsonError, jcs, sha256_hex, strict_json
 from schemas.error import InputError
 from schemas.evidence import Envelope, TrustRoot, milliseconds_of, timestamp_of
-from schemas.trust import TRUST_TYPE, PinnedRoot, Trust, Trusted, from_trust_1
+from schemas.trust import TRUST_TYPE, PinnedRoot, Trust, Trusted, Wanted, from_trust_1
 
 TRUST_FILE = "trust.json"
 ROOT_KEY = "root.pem"
 ROOT_PUBLIC = "root.pub"
 SEEN_FILE = "trust-seen.json"
+WANTED_FILE = "trust-wanted.json"
 LIFETIME_S = 365 * 86_400
 """A trust file is issued anew, with a higher version, at a start in the second half of this time."""
 _LIMIT = 4 * 1024 * 1024
-Document = TypeVar("Document", TrustRoot, Envelope, Trust)
+Document = TypeVar("Document", TrustRoot, Envelope, Trust, Wanted)
 _ASK_OPERATOR = "name with --trust the trust.json of the fabric that sealed the bundle"
 _ASK_ROOT = "name with --root-key the root's public key, obtained from the operator"
 
@@ -120,7 +121,8 @@ class TrustStore:
         with self._alone():
             old = self.current() or _empty()
             wanted = change(old)
-            if wanted == old and old.expires_at is not None and now_s * 1000 < milliseconds_of(old.expires_at) - LIFETIME_S * 500:
+            left_s = milliseconds_of(old.expires_at) // 1000 - now_s if old.expires_at is not None else 0
+            if wanted == old and (left_s > LIFETIME_S // 2 or (left_s > 0 and not self._root_path.exists())):
                 return old
             return self._issue(wanted, self.root(), now_s)
 
@@ -144,6 +146,18 @@ class TrustStore:
         write_trust(self.path, issued, root)
         return issued
 
+    def wanted(self) -> Wanted | None:
+        """What the last start wanted it to name besides, in vain."""
+        path = self._keys / WANTED_FILE
+        return _parse(Wanted, _read(path, "what is wanted"), path) if path.exists() else None
+
+    def forget_wanted(self) -> None:
+        (self._keys / WANTED_FILE).unlink(missing_ok=True)
+
+    @property
+    def _root_path(self) -> Path:
+        return self._root_key or self._keys / ROOT_KEY
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Of two processes that change it at once, the second sees what the first made."""
@@ -154,11 +168,11 @@ class TrustStore:
     def root(self) -> ec.EllipticCurvePrivateKey:
         """The root key; made here where none was ever used."""
         public = self._keys / ROOT_PUBLIC
-        path = self._root_key or self._keys / ROOT_KEY
+        path = self._root_path
         if not path.exists() and (public.exists() or self._root_key is not None):
             raise InputError(
                 "ROOT_KEY_AWAY", f"the trust file has to change, and its root key is not in {path}",
-                "run `gen4 keys issue --root-key FILE` with the root key, then start again",
+                "name it with --root-key FILE",
             )  # fmt: skip
         root = load_or_create(path)
         if public.exists() and hint_of(_root_key(public)) != hint_of(root.public_key()):
@@ -175,22 +189,31 @@ def ensure_trust(
     What it lists already stays, revocations too: older bundles go on verifying, revoked keys stay revoked.
     """
 
-    def extend(trust: Trust) -> Trust:
-        return trust.model_copy(
-            update={
-                "signers": _with(trust.signers, signer),
-                "policy_digests": tuple(sorted({*trust.policy_digests, *policy_digests})),
-                "executors": tuple(sorted({*trust.executors, *executors})),
-                "trusted_roots": tuple(
-                    PinnedRoot(sha256=sha256_hex(text.encode()), document=text)
-                    for text in sorted({*(root.document for root in trust.trusted_roots), *trusted_roots})
-                ),
-            }
-        )
-
+    wanted = Wanted(signer=signer, policy_digests=policy_digests, executors=executors, trusted_roots=trusted_roots)
     store = TrustStore(keys)
-    store.change(extend, now_s)
+    try:
+        store.change(lambda trust: extended(trust, wanted), now_s)
+    except InputError as error:
+        if error.code != "ROOT_KEY_AWAY":
+            raise
+        replace(keys / WANTED_FILE, jcs(wanted), 0o600)
+        remedy = "see in `gen4 keys list` what is wanted; `gen4 keys issue --wanted --root-key FILE` signs it; then start again"
+        raise InputError(error.code, error.message, remedy) from error
+    store.forget_wanted()
     return store.path
+
+
+def extended(trust: Trust, wanted: Wanted) -> Trust:
+    """``trust``, and what is wanted besides; nothing that it says is taken back."""
+    roots = {*(root.document for root in trust.trusted_roots), *wanted.trusted_roots}
+    return trust.model_copy(
+        update={
+            "signers": _with(trust.signers, wanted.signer),
+            "policy_digests": tuple(sorted({*trust.policy_digests, *wanted.policy_digests})),
+            "executors": tuple(sorted({*trust.executors, *wanted.executors})),
+            "trusted_roots": tuple(PinnedRoot(sha256=sha256_hex(text.encode()), document=text) for text in sorted(roots)),
+        }
+    )
 
 
 def same_signer(one: Trusted, other: Trusted) -> bool:

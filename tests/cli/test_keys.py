@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from activities.evidence.signing import Signer
+from activities.evidence.trusting import LIFETIME_S, ensure_trust
 from activities.record.home import Home
 from cli.local import open_local
 from cli.main import run
+from schemas.error import InputError
 from schemas.task import TENANT_CHAIN
 from tests.cli.commands import Gen4
 from workers.settings import read_settings
@@ -63,6 +68,28 @@ def test_whoever_has_the_root_key_alone_says_who_is_trusted(gen4: Gen4, tmp_path
     assert (listed["trust"]["root"], listed["trust"]["version"]) == (moved["root"], issued["version"])
     assert listed["trust"]["assurance"] == "separated"
     assert listed["trust"]["policy_digests"] == ["sha256:" + "b" * 64]
+
+
+def test_what_a_start_wants_is_trusted_once_the_root_key_says_so(gen4: Gen4, tmp_path: Path, home: Path) -> None:
+    assert gen4("keys", "new")[0] == 0 and gen4("keys", "new", "--root", str(tmp_path / "root.pem"))[0] == 0
+    fresh, now_s = Signer(ec.generate_private_key(ec.SECP256R1())), int(time.time())
+
+    def start(at_s: int = now_s) -> Path:
+        return ensure_trust(home / "keys", fresh.trusted(now_s), ("sha256:" + "c" * 64,), at_s)
+
+    with pytest.raises(InputError, match="ROOT_KEY_AWAY") as caught:
+        start()
+    assert "--wanted" in caught.value.remedy and fresh.hint not in [key["hint"] for key in _keys(gen4)]
+    listed = gen4("keys", "list")[1]["wanted"]
+    assert [line.split()[:2] for line in listed] == [["signer", fresh.hint], ["policy", "sha256:" + "c" * 64]]
+    assert gen4("keys", "issue", "--root-key", str(tmp_path / "root.pem"))[0] == 0
+    assert fresh.hint not in [key["hint"] for key in _keys(gen4)]  # not unless it is asked for
+    assert gen4("keys", "issue", "--wanted", "--root-key", str(tmp_path / "root.pem"))[1]["wanted"] == listed
+    assert fresh.hint in [key["hint"] for key in _keys(gen4)] and gen4("keys", "list")[1]["wanted"] == []
+    start()
+    start(now_s + LIFETIME_S - 60)  # nothing is new: its time is not over yet, so the root key is not needed
+    with pytest.raises(InputError, match="ROOT_KEY_AWAY"):
+        start(now_s + LIFETIME_S + 60)
 
 
 @pytest.mark.parametrize(
