@@ -276,9 +276,16 @@ class _Witness:
         if receipt.run_key != self._run_key(tree, variant):
             raise Refused("RECEIPT_OTHER_RUN", f"receipt {receipt.receipt_id} is of another run key", _AGAIN)
         _untampered(receipt)
-        if not variant.only:
+        if not variant.only and not (receipt.tree == request.source.base_tree and self._none_began(receipt, run)):
             _conclusive(receipt)
         return Witnessed(run, receipt, _payload_sha256(data), executor)
+
+    def _none_began(self, receipt: RunReceipt, run: TestRun) -> bool:
+        """Nothing of the tree could be collected, so nothing ran, planted tests neither. Of a base tree that is a finding: a
+        patch may mend it."""
+        outcomes = read_outcomes(self._supplies.blob, run)
+        unread = all(outcome == "error" and "::" not in nodeid for nodeid, outcome in outcomes.items())
+        return bool(outcomes) and unread and receipt.status == "failed" and not receipt.codes and not receipt.sentinels.planted
 
     def _verified(self, data: bytes) -> tuple[RunReceipt, str]:
         receipt = receipts.verify(data, self._believed.executors)

@@ -25,7 +25,7 @@ from activities.kernel.signing_keys import pem_of
 from activities.record.commits import CommitInfo
 from activities.record.objects import ObjectStore
 from schemas.canonical import jcs
-from schemas.capabilities import Members, SealBundle
+from schemas.capabilities import AssembleMembers, DeterminismInput, JudgeRuns, Members, SealBundle
 from schemas.error import Gen4Error
 from schemas.evidence import BUILDER_ID, PATCH, SEPARATED_BUILDER_ID, STABLE_MEMBERS, STAMP, TEST_RESULTS, Stamp2, timestamp_of
 from schemas.gates import GateReport, MeasuredMetric, UsedWaiver
@@ -183,6 +183,38 @@ def _an_edited_receipt(fabric: Fabric, request: SealBundle) -> dict[str, Any]:
 )  # fmt: skip
 def test_runs_that_no_executor_vouches_for(fabric: Fabric, honest: SealBundle, change: Change, code: str) -> None:
     assert _refused(fabric, honest, **change(fabric, honest)) == code
+
+
+UNREAD: Outcomes = {"tests/test_calc.py": "error"}
+
+
+def _on_a_base_that_cannot_be_read(fabric: Fabric, request: SealBundle, outcomes: Outcomes = UNREAD) -> dict[str, Any]:
+    """Planted tests did not run on it either."""
+    def run() -> TestRun:
+        return fabric.run(outcomes, fabric.source.base_tree, planted=0, caught=0, status="failed")
+
+    base = run()
+    judged = fabric.verify.judge_runs(JudgeRuns(base=(base, run()), patched=request.patched_runs))
+    fields = {name: getattr(request, name) for name in AssembleMembers.model_fields if name != "trajectory"}
+    members = fabric.evidence.assemble_members(AssembleMembers(**fields | {"base": base, "judged": judged, "trajectory": None}))
+    determinism = fabric.verify.determinism_gate(
+        DeterminismInput(first=members, rerun=members, runs=2, isolation="fresh_sandbox")
+    )
+    probe_tree = fabric.imported().probe_tree
+    assert probe_tree is not None
+    probe = fabric.run(dict.fromkeys(PATCHED, "failed"), probe_tree, variant=RunVariant(only=tuple(sorted(PATCHED))))
+    return {
+        "base": base, "base_runs": (base, run()), "rerun_runs": (run(), request.rerun_runs[1]), "judged": judged, "probe": probe,
+        "members": members, "determinism": determinism, "rerun_bundle_digest": members.bundle_digest,
+    }  # fmt: skip
+
+
+def test_a_base_of_which_nothing_can_be_collected_may_be_mended(fabric: Fabric, honest: SealBundle) -> None:
+    request = honest.model_copy(update=_on_a_base_that_cannot_be_read(fabric, honest))
+    stamp = Stamp2.model_validate_json(fabric.client.seal(request, who().keys).files[STAMP])
+    assert stamp.fix.completeness == "complete" and stamp.compile.sentinels == 12
+    ran = _on_a_base_that_cannot_be_read(fabric, honest, {**UNREAD, "tests/test_b.py::test": "failed"})
+    assert _refused(fabric, honest, **ran) == "RUN_INCONCLUSIVE"
 
 
 def test_the_receipts_of_one_compile_are_worth_nothing_in_another_environment(fabric: Fabric, honest: SealBundle) -> None:
