@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 import typer
+from temporalio.service import RPCError
 from typer.exceptions import TyperException
 
 from cli import (
@@ -31,7 +33,7 @@ from cli import (
     store,
     verify,
 )
-from schemas.error import Gen4Error, InputError
+from schemas.error import Gen4Error, InfrastructureError, InputError
 
 app = typer.Typer(
     name="gen4", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -78,6 +80,14 @@ def run(arguments: list[str]) -> int:
     except Gen4Error as error:
         output.explain(error, "--json" in arguments)
         return error.exit_code
+    except RPCError as error:  # the server cannot do it now, for instance because its disk is full
+        return _failed("TEMPORAL_FAILED", f"the Temporal server answers: {error}", arguments)
+    except OSError as error:
+        return _failed("SYSTEM_FAILED", str(error), arguments)
+    except Exception as error:  # of whatever else, too, nobody may read a verdict out of the exit code
+        for text in traceback.format_exc().splitlines():
+            output.say(text)
+        return _failed("UNEXPECTED", f"{type(error).__name__}: {error}", arguments)
 
 
 def _usage(error: TyperException, arguments: list[str]) -> int:
@@ -87,6 +97,12 @@ def _usage(error: TyperException, arguments: list[str]) -> int:
     else:
         output.say(f"{error.format_message()} (see `gen4 --help`)")
     return 2
+
+
+def _failed(code: str, message: str, arguments: list[str]) -> int:
+    error = InfrastructureError(code, message, "free memory and disk, look at `gen4 status` and `gen4 doctor`, then try again")
+    output.explain(error, "--json" in arguments)
+    return error.exit_code
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.evidence.reading import read_stamp
 from activities.evidence.seal import attestations_of
@@ -121,6 +122,18 @@ def test_the_base_of_a_patch_is_sent_by_a_name_that_the_fabric_knows(place: Path
 def test_what_the_option_parser_refuses_is_json_too(gen4: Gen4, arguments: tuple[str, ...]) -> None:
     code, document = gen4(*arguments, "--json")
     assert (code, document["error"]["code"]) == (2, "USAGE")
+
+
+@pytest.mark.parametrize(
+    "error", [RPCError("shard status unknown", RPCStatusCode.UNAVAILABLE, b""), OSError(28, "full"), KeyError("x")]
+)
+def test_what_nobody_foresaw_is_no_verdict(place: Path, gen4: Gen4, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    async def fail(settings: Any, request: CompileRequest) -> Any:
+        raise error
+
+    monkeypatch.setattr(compiling, "_compile", fail)
+    code, document = gen4("compile", "--out", "../../out", "--patch", "../../fix.patch")
+    assert code == 3 and document["error"]["remedy"]
 
 
 def test_head_is_sent_as_a_patch_on_its_base(place: Path, gen4: Gen4, sent: list[CompileRequest]) -> None:
