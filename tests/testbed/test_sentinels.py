@@ -205,4 +205,4 @@ def test_a():
 def test_b(): assert 0
 """
     seen = observe(bed, bed.tree({"test_a.py": source}), plain, plan=parse_test_command(()))
-    assert seen.run.codes == ("HARNESS_BROKEN",) and seen.outcomes.get("test_a.py::test_b") != "passed"
+    assert seen.run.codes == ("HARNESS_BROKEN", "PYTEST_CHANGED") and seen.outcomes.get("test_a.py::test_b") != "passed"

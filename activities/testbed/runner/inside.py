@@ -13,8 +13,10 @@ from .integrity import Integrity
 from .measuring import Lines
 from .network import NetworkWatch
 from .planting import Planting
+from .reaching import Reaching
 from .reporting import Reporting, Selection, leaving_out
 from .target import PutTreeFirst, Target, pytest_arguments
+from .whole import Whole
 
 PYTEST_MISSING = 71
 CLOCK_RUNS = 72
@@ -56,11 +58,11 @@ def _run(order: dict[str, Any], report: Reporter) -> int:
     except ModuleNotFoundError:
         return PYTEST_MISSING
     report("runner", version=str(pytest.__version__))
-    integrity = Integrity(report)
+    reporting = Reporting(target, selection, report, network, lines)
     planting = Planting(order["sentinels"], report, alone=bool(selection.done))
+    integrity = Integrity(report, Reaching(report, target.environment), [reporting, planting])
     plugins = [
-        PutTreeFirst(target), Reporting(target, selection, report, network, lines), planting, integrity,
-        leaving_out(selection, pytest.__version__),
+        PutTreeFirst(target), reporting, planting, Whole(), integrity, leaving_out(selection, pytest.__version__),
     ]  # fmt: skip
     if lines is not None:
         lines.start()

@@ -1,7 +1,7 @@
 """Is pytest still pytest? Code under test shares its process, so whoever replaces a part of it is found out: right behind each
 test, where what decides its outcome is looked at, and at the end, where all is.
 
-What lies in objects rather than in functions is not looked at: this makes tampering evident, it does not make it impossible.
+Of objects only a few are looked at, and only behind a test: this makes tampering evident, it does not make it impossible.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from types import FunctionType
 from typing import Any
 
 from .child import Reporter
+from .reaching import Reaching
+from .reporting import text
 
 _WATCHED = frozenset({"pytest", "_pytest", "pluggy", "unittest", "builtins", "_gen4"})
 _DECIDING = (
@@ -20,18 +22,22 @@ _DECIDING = (
     "pluggy._callers", "pluggy._manager", "_gen4.reporting", "_gen4.child",
 )  # fmt: skip
 """Modules through which an outcome goes on its way from a test to the supervisor."""
+_HOOKS = ("pytest_runtest_protocol", "pytest_runtest_call", "pytest_runtest_makereport", "pytest_runtest_logreport")
+"""Hooks through which it goes; who takes part in them does not change while a test runs."""
 _MAX_NAMES = 20
 
 
 class Integrity:
     """Pytest plugin. Reports ``intact``, with the names of what was replaced since anything of the tree was loaded."""
 
-    def __init__(self, report: Reporter) -> None:
-        self._report = report
+    def __init__(self, report: Reporter, reaching: Reaching, plugins: list[object]) -> None:
+        self._report, self._reaching, self._plugins = report, reaching, plugins
         self._functions: dict[str, object] = {}
         self._hooks: list[tuple[Any, Any, Any]] = []
         self._deciding: list[tuple[str, Mapping[str, Any], str, Any]] = []
         self._codes: list[tuple[str, FunctionType, object]] = []
+        self._tests: dict[Any, tuple[FunctionType, object]] = {}
+        self._ways: list[tuple[str, object]] = []
         self._seen: set[str] = set()
 
     def pytest_load_initial_conftests(self, early_config: Any) -> None:
@@ -44,22 +50,48 @@ class Integrity:
         self._deciding = [entry for name in _DECIDING if name in sys.modules for entry in _places(name, sys.modules[name])]
         functions = [(name, getattr(value, "__func__", value)) for name, _, _, value in self._deciding]
         self._codes = [(name, value, value.__code__) for name, value in functions if isinstance(value, FunctionType)]
+        self._reaching.start()
+
+    def pytest_collection_finish(self, session: Any) -> None:
+        found = [(item, _function(item)) for item in session.items]
+        self._tests = {item: (function, function.__code__) for item, function in found if function is not None}
 
     def pytest_runtest_call(self, item: Any) -> Generator[None, None, None]:
+        function, code = self._tests.pop(item, (None, None))
+        if function is not None and (_function(item) is not function or function.__code__ is not code):
+            self._seen.add(f"the function of {text(item.nodeid)}")
+        self._ways = self._ways_of(item)
         yield
         self._look()
+        self._compare(item)
 
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, None, None]:
         if call.when == "call":
             self._look()
+            self._compare(item)
         yield
 
     def pytest_sessionfinish(self) -> None:
         self._report("intact", changed=self._changed()[:_MAX_NAMES])
 
+    def _compare(self, item: Any) -> None:
+        if self._ways and (now := self._ways_of(item)) != self._ways:
+            self._seen.update([name for (name, value), (_, before) in zip(now, self._ways, strict=True) if value != before])
+
     def _look(self) -> None:
         self._seen.update([name for name, owner, key, value in self._deciding if owner.get(key) is not value])
         self._seen.update([name for name, function, code in self._codes if function.__code__ is not code])
+
+    def _ways_of(self, item: Any) -> list[tuple[str, object]]:
+        """The objects that an outcome passes: its test, who takes part in hooks, our own plugins."""
+        hook = item.config.hook
+        ways: list[tuple[str, object]] = [("the class of a test", id(type(item))), ("hooks of a test", "ihook" in vars(item))]
+        for name in _HOOKS:
+            ways.append((f"hook {name}", [(id(one), id(one.function)) for one in _of(getattr(hook, name))]))
+        for plugin in (*self._plugins, self._report):
+            held = {name: id(value) for name, value in vars(plugin).items() if not isinstance(value, (int, bytes))}
+            ways.append((f"an object of the runner, {type(plugin).__name__}", held))
+        return ways
 
     def _changed(self) -> list[str]:
         now = dict(_functions(_modules()))
@@ -70,12 +102,19 @@ class Integrity:
                 changed.add(f"hook {caller.name}")
         if sys.getprofile() is not None:
             changed.add("sys.setprofile")
-        return sorted(name.replace("#", ".") for name in changed | self._seen)
+        return sorted(name.replace("#", ".") for name in changed | self._seen | self._reaching.later)
 
     # Outermost: nothing comes between the look and what is looked at. Marked by hand, for pytest is imported later.
     pytest_runtest_call.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
     pytest_runtest_makereport.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
     pytest_sessionfinish.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
+
+
+def _function(item: Any) -> FunctionType | None:
+    """The function of a test as it was written; None where something else is called."""
+    found = getattr(item, "obj", None)
+    found = getattr(found, "__func__", found)
+    return found if type(found) is FunctionType else None
 
 
 def _modules() -> list[tuple[str, Any]]:

@@ -115,6 +115,8 @@ class Results:
             self._intact = True
             if event["changed"]:
                 self._code(PYTEST_CHANGED, "replaced while the tests ran: " + ", ".join(event["changed"]))
+        elif kind == "reached":
+            self._code(PYTEST_CHANGED, f"reached for while the tests ran: {event['what']}")
         elif kind == "session":
             self._session = event["exit_code"]
         elif kind == "runner":

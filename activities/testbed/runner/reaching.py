@@ -1,0 +1,61 @@
+"""Who reaches for what runs the tests: calls that lead to pytest's own objects, frames and code, and that tests rarely need.
+
+The interpreter tells of such a call before it has a result (PEP 578), nobody can take the listener away again, and the
+supervisor hears of it at once. Ways of which the interpreter does not tell, along the frames of a traceback say, stay open.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import types
+from types import FrameType
+from typing import Any
+
+from .child import Reporter
+from .reporting import text
+
+_CALLS = frozenset(
+    {
+        "sys.settrace", "sys.setprofile", "sys.monitoring.register_callback", "sys._current_frames", "gc.get_objects",
+        "gc.get_referrers", "gc.get_referents",
+    }
+)  # fmt: skip
+_OF_ONE_THREAD = frozenset({"sys.settrace", "sys.setprofile"})
+"""Tests run in the main thread. Others get their tracer by themselves, ours as well."""
+_SET = "object.__setattr__"
+_frame = sys._getframe
+
+
+class Reaching:
+    """Reports ``reached`` once for each call. Libraries of the ``environment`` may do what they like: it is not the patch's."""
+
+    def __init__(self, report: Reporter, environment: str) -> None:
+        self._report = report
+        self._free = (environment.rstrip(os.sep) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
+        self._standard = types.__file__  # makes a coroutine of a generator, by a flag of its code
+        self._main = threading.main_thread().ident
+        self._told: set[str] = set()
+        self.later: set[str] = set()
+        """Seen in other threads, which must not come between the reports of this one."""
+
+    def start(self) -> None:
+        """Watch this process until it ends."""
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _CALLS:
+            self._note(event, _frame(1))
+        elif event == _SET and arguments[1] == "__code__":
+            self._note("function.__code__", _frame(1))
+
+    def _note(self, what: str, caller: FrameType) -> None:
+        file, in_main = caller.f_code.co_filename, threading.get_ident() == self._main
+        if what in self._told or file == self._standard or file.startswith(self._free):
+            return
+        if in_main:
+            self._told.add(what)
+            self._report("reached", what=f"{what}, called in {text(file)}")
+        elif what not in _OF_ONE_THREAD:
+            self.later.add(f"{what}, called in {text(file)}")
