@@ -135,11 +135,20 @@ class ObjectStore:
 
     def file(self, tree: str, path: str) -> bytes | None:
         """The content of a regular file, or None where the tree has no such file (links are not followed)."""
-        listing = self._git.run("ls-tree", "-z", "--full-tree", "--end-of-options", object_id(tree), check_path(path))
-        if not listing:
-            return None
-        mode, kind, oid = listing.split(b"\t", 1)[0].decode().split()
-        return self.read(oid) if kind == "blob" and mode != "120000" else None
+        return self.files(tree, (path,)).get(path)
+
+    def files(self, tree: str, paths: Iterable[str]) -> dict[str, bytes]:
+        """The contents of those of ``paths`` that are regular files of the tree."""
+        if not (wanted := [check_path(path) for path in paths]):
+            return {}  # git would list all
+        listing = self._git.run("ls-tree", "-z", "--full-tree", "--end-of-options", object_id(tree), *wanted)
+        found: dict[str, str] = {}
+        for line in listing.split(b"\0")[:-1]:
+            facts, _, path = line.partition(b"\t")
+            mode, kind, oid = facts.decode().split()
+            if kind == "blob" and mode != "120000":
+                found[os.fsdecode(path)] = oid
+        return dict(zip(found, (data for _, data in self.read_many(found.values())), strict=True)) if found else {}
 
     def tar(self, tree: str, out: BinaryIO, mtime: int = EPOCH_MTIME) -> tuple[str, ...]:
         """Write the tree to ``out`` as a deterministic tar; return the paths left out.

@@ -19,6 +19,9 @@ Read = Callable[[str], bytes | None]
 _INI = (("pytest.ini", "pytest"), (".pytest.ini", "pytest"), ("tox.ini", "pytest"), ("setup.cfg", "tool:pytest"))
 _TOML = (("pytest.toml", ("pytest",)), (".pytest.toml", ("pytest",)), ("pyproject.toml", ("tool", "pytest")))
 
+CONFIGURATION = tuple(name for name, _ in (*_INI, *_TOML))
+"""Files at the root of a tree that may declare tests."""
+
 
 @dataclass(frozen=True)
 class DeclaredTests:
@@ -41,7 +44,7 @@ def declared_tests(read: Read) -> DeclaredTests:
     every fix would be undone. For the same reason a pattern that any module matches, like ``*.py``, does not count.
 
     Args:
-        read: bytes of a file at the root of the base tree, or None.
+        read: bytes of a file of :data:`CONFIGURATION` at the root of the base tree, or None.
     """
     patterns = {word for table in _tables(read) for word in _words(table.get("python_files"))}
     return DeclaredTests(tuple(sorted(pattern for pattern in patterns if _says_something(pattern))))

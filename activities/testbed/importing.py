@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from activities.record.objects import ObjectStore
-from activities.testbed.declared_tests import declared_tests
+from activities.testbed.declared_tests import CONFIGURATION, declared_tests
 from schemas.error import InputError, Refused
 from schemas.test_paths import restored_from_base
 
@@ -48,7 +48,7 @@ def harness_tree(objects: ObjectStore, base_tree: str, result_tree: str) -> str:
     """The patched tree with the tests and the test configuration of base laid over it; new test files stay."""
     changes = objects.changes(base_tree, result_tree)
     base_paths = {entry.path for entry in objects.entries(base_tree)}
-    declared = declared_tests(lambda path: objects.file(base_tree, path))
+    declared = declared_tests(objects.files(base_tree, CONFIGURATION).get)
     restored = set(restored_from_base([change.path for change in changes], base_paths))
     restored |= {change.path for change in changes if change.path in base_paths and change.path in declared}
     return objects.undo(result_tree, [change for change in changes if change.path in restored]) if restored else result_tree

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from activities.record.objects import Change, ObjectStore
-from activities.testbed.declared_tests import declared_tests
+from activities.testbed.declared_tests import CONFIGURATION, declared_tests
 from schemas.test_paths import is_test_configuration, is_test_path
 
 RAISE = 'raise BaseException("gen4 probe: a function that the patch touches")'
@@ -36,7 +36,7 @@ def probe_tree(objects: ObjectStore, base_tree: str, harness_tree: str) -> str |
 
     Of tests nothing is touched: those of base are laid over already, and new ones must be able to fail.
     """
-    declared = declared_tests(lambda path: objects.file(base_tree, path))
+    declared = declared_tests(objects.files(base_tree, CONFIGURATION).get)
     edits: dict[str, bytes | None] = {}
     for change in objects.changes(base_tree, harness_tree):
         if _is_product(change) and change.path not in declared:

@@ -215,6 +215,8 @@ def test_edits_keep_modes_and_deletions_remove_folders(objects: ObjectStore, rep
     }  # fmt: skip
     assert objects.file(tree, "run.sh") == b"new" and objects.file(tree, "tests/test_pkg.py") is None
     assert objects.file(tree, "link") is None and objects.file(tree, "src") is None
+    assert objects.files(tree, ("new/file", "gone", "link", "run.sh", "src")) == {"new/file": b"x", "run.sh": b"new"}
+    assert objects.files(tree, ()) == {}
     assert objects.changed_paths(base, tree) == ("new/file", "run.sh", "tests/test_pkg.py")
     assert [change.status for change in objects.changes(base, tree)] == ["A", "M", "D"]
     assert objects.write_tree(base, {}) == base
