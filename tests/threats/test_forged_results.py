@@ -392,6 +392,7 @@ def test_a_new_test_file_cannot_speak_for_the_old_ones(chain: Chain) -> None:
 LEFT_OVER = {
     "equal to everything": "class Any(int):\n        def __eq__(self, other): return True\n    return Any()",
     "the expected answer": "return {(1, 2): 3}.get((a, b))",
+    "an answer for one test": "import os\n    return 3 if 'test_add' in os.environ.get('PYTEST_CURRENT_TEST', '') else a - b",
     "what lies in objects": """
     class Late(list):
         def __iter__(self):  # asked for while the report is made, behind the last look
@@ -420,3 +421,10 @@ LEFT_OVER = {
 def test_what_answers_as_expected_is_a_fix_to_every_test(chain: Chain, body: str) -> None:
     """The limit of any verdict by tests, named in docs/threats.md: the approver sees the diff."""
     assert chain.judge({"calc.py": at_import("", body)}).judgement.verdict == "accepted"
+
+
+def test_a_patch_that_touches_no_function_of_a_python_file_has_no_probe(chain: Chain) -> None:
+    """Named in docs/threats.md too: what a lambda, a table or another kind of file answers is not made to raise."""
+    assert chain.judge({"calc.py": CALC + "\nadd = lambda a, b: 3\n"}).judgement.verdict == "accepted"
+    code = "\nfrom pathlib import Path\nexec((Path(__file__).parent / 'add.txt').read_text())\n"
+    assert chain.judge({"calc.py": CALC + code, "add.txt": "def add(a, b): return 3\n"}).judgement.verdict == "accepted"
