@@ -76,8 +76,10 @@ def register(app: typer.Typer) -> None:
 
         Example: `gen4 keys list --json`
         """
-        local = open_to_look(read_settings())
-        listed = KeyRing(local.home).listed()
+        settings = read_settings()
+        local = open_to_look(settings)
+        own = not _elsewhere(settings)
+        listed = [key.model_copy(update={"signs": key.signs and own}) for key in KeyRing(local.home).listed()]
         wanted = KeyRing(local.home).wanted()
         loaded = read_trust(local.home.keys / TRUST_FILE, now_s=0)
         trust = loaded.trust
@@ -189,8 +191,13 @@ def _timed(key: Signer, config: Path, proof: Literal["timestamp", "log"]) -> Sig
     return timed(key, config, proof)
 
 
+def _elsewhere(settings: Settings) -> bool:
+    """Whoever signs, it is not the key in this home."""
+    return bool(settings.signer_socket or settings.signing_key or settings.identity_token_file)
+
+
 def _refuse_without_key(settings: Settings) -> None:
-    if settings.signer_socket or settings.signing_key or settings.identity_token_file:
+    if _elsewhere(settings):
         raise InputError(
             "KEY_ELSEWHERE", "the signing key of this fabric is not in its home",
             "change it where it is (see docs/guides/signing.md), then run `gen4 up`, which names the new one in the trust file",

@@ -54,6 +54,7 @@ from schemas.task import Source
 from schemas.testing import read_lock
 
 _START_AGAIN = "start the remediation again; what was recorded is kept"
+_NAME_SIGNER = "see in `gen4 keys list` whether who signs is trusted; `gen4 down`, then `gen4 up`, names whoever signs then"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +171,8 @@ class SigningActivities:
             now_ms=int(self._ports.now_s() * 1000),
         )
         if report.verdict != "pass":
-            raise Refused("BUNDLE_INVALID", f"{folder} does not verify: {', '.join(report.codes)}", _START_AGAIN)
+            remedy = _NAME_SIGNER if "SIGNER_UNTRUSTED" in report.codes else _START_AGAIN
+            raise Refused("BUNDLE_INVALID", f"{folder} does not verify: {', '.join(report.codes)}", remedy)
         stamp_bytes = (folder / STAMP).read_bytes()
         stamp = read_stamp(stamp_bytes)
         if stamp.bundle_digest != request.members.bundle_digest:

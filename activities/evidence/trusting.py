@@ -271,6 +271,8 @@ def _refuse_rollback(version: int, fingerprint: str, path: Path, seen: Path) -> 
     try:
         versions = json.loads(seen.read_bytes())
         last = versions.get(fingerprint, 0)
+        if not isinstance(last, int):
+            raise ValueError("a version is no number")
     except FileNotFoundError:
         versions, last = {}, 0
     except (OSError, ValueError, AttributeError) as error:

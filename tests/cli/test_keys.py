@@ -106,6 +106,12 @@ def test_what_cannot_be_done_is_a_usage_error(gen4: Gen4, arguments: tuple[str, 
     assert (exit_code, refused["error"]["code"]) == (2, code)
 
 
+def test_a_key_that_lies_here_does_not_sign_where_an_identity_does(gen4: Gen4, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gen4("keys", "new")[0] == 0 and [key["signs"] for key in _keys(gen4)] == [True]
+    monkeypatch.setenv("GEN4_IDENTITY_TOKEN_FILE", "/run/token.jwt")
+    assert [key["signs"] for key in _keys(gen4)] == [False]
+
+
 def test_the_key_of_a_signer_elsewhere_is_not_changed_here(gen4: Gen4, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GEN4_SIGNER_SOCKET", str(tmp_path / "socket"))
     code, refused = gen4("keys", "rotate")

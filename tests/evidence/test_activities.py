@@ -23,7 +23,7 @@ from activities.kernel.judging import PolicyPort
 from activities.record.objects import ObjectStore
 from schemas.canonical import digest_of
 from schemas.capabilities import SealBundle, VerifyBundle
-from schemas.error import Gen4Error, InfrastructureError
+from schemas.error import Gen4Error, InfrastructureError, Refused
 from schemas.evidence import (
     CHECKSUMS,
     OPTIONAL_MEMBERS,
@@ -159,6 +159,14 @@ def test_a_bundle_that_this_home_would_not_verify_never_gets_its_name(fabric: Fa
     request = fabric.sealing()
     _distrust(fabric, policy_digests=())
     _refused_seal(fabric, request, "BUNDLE_INVALID")
+
+
+def test_a_signer_that_the_trust_file_does_not_name_is_told_apart(fabric: Fabric) -> None:
+    request = fabric.sealing()
+    _distrust(fabric, signers=())
+    with pytest.raises(Refused, match="BUNDLE_INVALID") as caught:
+        fabric.seal(request)
+    assert "gen4 keys list" in caught.value.remedy
 
 
 def _distrust(fabric: Fabric, **changes: Any) -> None:

@@ -152,9 +152,11 @@ def test_versions_of_different_roots_are_counted_apart(keys: Path, tmp_path: Pat
 
 
 def test_a_memory_that_cannot_be_read_is_no_reason_to_forget(keys: Path) -> None:
-    (keys / SEEN_FILE).write_bytes(b"[]")
     path = _ensure(keys)
-    assert _code(lambda: load_trust(path, seen=keys / SEEN_FILE, now_s=NOW_S)) == "TRUST_INVALID"
+    root = read_trust(path, now_s=NOW_S).root
+    for data in (b"[]", jcs({root: "1"}), jcs({root: None})):
+        (keys / SEEN_FILE).write_bytes(data)
+        assert _code(lambda: load_trust(path, seen=keys / SEEN_FILE, now_s=NOW_S)) == "TRUST_INVALID"
 
 
 def test_the_root_key_is_named_or_lies_beside(keys: Path, tmp_path: Path) -> None:
