@@ -69,13 +69,11 @@ def postgres_template(postgres: Postgres) -> str:
     return name
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests (``-n``): a file stays whole, and whatever starts fabrics stays in one of them.
-
-    Fabrics choose their ports when they start; two that start at once in different processes may choose the same.
-    """
+    """Two processes share the tests (``-n``): a file stays whole, so that what it shares is made once."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("fabric" if "e2e" in item.path.parts else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
