@@ -13,15 +13,17 @@ import os
 import pwd
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from activities.evidence.key_ring import adopt_key
 from activities.kernel.channel import connect
@@ -187,6 +189,7 @@ class Supervisor:
         servers = [self._child("opa", list(opa_argv(opa, bundle, credentials, ports["opa"])), _healthy(ports["opa"])), *candidate]
         if settings.temporal_address is None:
             temporal = locate("temporal", make=False)
+            discard_unfinished(temporal_database(self._home))
             argv = temporal_argv(temporal.path, self._home, ports, settings.namespace)
             servers.insert(0, self._child("temporal", argv, _listens(ports["temporal"])))
         servers += self._executor()
@@ -359,10 +362,35 @@ def signer_environment(settings: Settings) -> dict[str, str]:
     return {**temporal_environment(Home(settings.home)), **way}
 
 
+def temporal_database(home: Home) -> Path:
+    return home.root / "temporal.db"
+
+
+def discard_unfinished(database: Path) -> None:
+    """Temporal never finishes a database whose making was cut off, for instance by a full disk: it must begin anew.
+
+    Only where no server ever ran on it, and it holds no history.
+    """
+    if not database.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as reader:
+            tables = {name for (name,) in reader.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            held = any(reader.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in _HISTORY & tables)  # noqa: S608
+    except sqlite3.Error:
+        return  # not ours to judge: Temporal says what is wrong with it
+    if "cluster_metadata_info" not in tables and not held:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            database.with_name(database.name + suffix).unlink(missing_ok=True)
+
+
+_HISTORY = {"executions", "history_node", "history_tree", "shards"}
+
+
 def temporal_argv(binary: Path, home: Home, ports: dict[str, int], namespace: str) -> list[str]:
     argv = [
         str(binary), "server", "start-dev", "--ip", "127.0.0.1", "--port", str(ports["temporal"]), "--ui-port", str(ports["ui"]),
-        "--db-filename", str(home.root / "temporal.db"), "--namespace", namespace, "--log-level", "warn",
+        "--db-filename", str(temporal_database(home)), "--namespace", namespace, "--log-level", "warn",
     ]  # fmt: skip
     for name in SEARCH_ATTRIBUTES:
         argv += ["--search-attribute", f"{name}=Keyword"]
