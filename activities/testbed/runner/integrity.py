@@ -68,7 +68,6 @@ class Integrity:
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, None, None]:
         if call.when == "call":
             self._look()
-            self._compare(item)
         yield
 
     def pytest_sessionfinish(self) -> None:
