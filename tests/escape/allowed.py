@@ -76,6 +76,7 @@ ALLOWED: dict[str, dict[Power, str]] = {
     "workers/supervisor.py": {
         "process": "starts server, policy engine and worker", "network": "waits until they answer, on loopback",
         "code": "libc: children die with their parent",
+        "database": "reads whether Temporal's own was ever finished; never the store",
     },
     "workers/toolchain.py": {"process": "builds and finds programs", "signal": "ends a build that ran too long"},
     "workers/worker.py": {"activity": "the one place that makes workers", "temporal client": "polls", "network": "its host"},
