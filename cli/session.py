@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
@@ -34,13 +36,21 @@ _SETTLE_S = 0.1
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """SIGTERM, which build servers send to a job that is cancelled, ends it as Ctrl-C does."""
+
     async def settled() -> T:
+        current = asyncio.current_task()
+        if current is not None and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
         try:
             return await coroutine
         finally:
             await asyncio.sleep(_SETTLE_S)
 
-    return asyncio.run(settled())
+    try:
+        return asyncio.run(settled())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 async def start(client: Client, workflow: str, request: BaseModel, prefix: str) -> WorkflowHandle[Any, Any]:
