@@ -279,6 +279,30 @@ def test_another_function_in_the_place_of_a_test_is_found_out(unittests: Chain) 
     assert ruling.judgement.codes == ("HARNESS_TAMPERED",) and "the function of tests/test_unit.py::test_6" in ruling.message
 
 
+PLANTED = """
+import os, sys, types
+module = types.ModuleType('test_unit')
+module.__file__ = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'tests', 'test_unit.py')
+module.__dict__.update(test_5=lambda: None, test_6=lambda: None)
+sys.modules['test_unit'] = module
+"""
+LOADED = """
+import tests.test_unit as module
+module.test_6 = lambda: None
+"""
+
+
+@pytest.mark.parametrize("code", [PLANTED, LOADED], ids=["instead of the file's", "in the file's own module"])
+def test_tests_that_the_product_defines_are_found_out(bed: Bed, plain: Environment, code: str) -> None:
+    """No function is touched, so there is no probe."""
+    tests = "from calc import add, zero\ndef test_5(): assert zero() == 0\ndef test_6(): assert add(1, 2) == 3\n"
+    first = "from early import VALUE\ndef test_1(): assert VALUE == 1\n"
+    package = {"tests/__init__.py": ""} if code is LOADED else {}
+    files = {"calc.py": CALC, "early.py": "VALUE = 1\n", "tests/test_a.py": first, "tests/test_unit.py": tests, **package}
+    ruling = Chain(bed, plain, bed.tree(files)).judge({"early.py": "VALUE = 1\n" + code})
+    assert ruling.judgement.codes == ("HARNESS_TAMPERED",) and "by one of /work/early.py" in ruling.message
+
+
 def test_no_signal_of_unittest_ends_a_test_silently(unittests: Chain) -> None:
     judgement = unittests.judge({"calc.py": in_add("import unittest.case\nraise unittest.case._ShouldStop")}).judgement
     assert (judgement.verdict, judgement.fail_to_pass) == ("rejected", ())

@@ -60,7 +60,7 @@ def _run(order: dict[str, Any], report: Reporter) -> int:
     report("runner", version=str(pytest.__version__))
     reporting = Reporting(target, selection, report, network, lines)
     planting = Planting(order["sentinels"], report, alone=bool(selection.done))
-    integrity = Integrity(report, Reaching(report, target.environment), [reporting, planting])
+    integrity = Integrity(report, Reaching(report, target.environment), [reporting, planting], target.work)
     plugins = [
         PutTreeFirst(target), reporting, planting, Whole(), integrity, leaving_out(selection, pytest.__version__),
     ]  # fmt: skip

@@ -7,12 +7,15 @@ Of objects only a few are looked at, and only behind a test: this makes tamperin
 from __future__ import annotations
 
 import builtins
+import inspect
+import os
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
 from .child import Reporter
+from .executable import is_measured
 from .reaching import Reaching
 from .reporting import text
 
@@ -30,8 +33,8 @@ _MAX_NAMES = 20
 class Integrity:
     """Pytest plugin. Reports ``intact``, with the names of what was replaced since anything of the tree was loaded."""
 
-    def __init__(self, report: Reporter, reaching: Reaching, plugins: list[object]) -> None:
-        self._report, self._reaching, self._plugins = report, reaching, plugins
+    def __init__(self, report: Reporter, reaching: Reaching, plugins: list[object], work: str) -> None:
+        self._report, self._reaching, self._plugins, self._work = report, reaching, plugins, work + os.sep
         self._functions: dict[str, object] = {}
         self._hooks: list[tuple[Any, Any, Any]] = []
         self._deciding: list[tuple[str, Mapping[str, Any], str, Any]] = []
@@ -55,6 +58,11 @@ class Integrity:
     def pytest_collection_finish(self, session: Any) -> None:
         found = [(item, _function(item)) for item in session.items]
         self._tests = {item: (function, function.__code__) for item, function in found if function is not None}
+        for item, (function, _) in self._tests.items():
+            file = _file_of(function)
+            own = str(getattr(item, "path", None) or item.fspath)
+            if file != own and file.startswith(self._work) and is_measured(file[len(self._work) :]):  # no test's text has it
+                self._seen.add(f"the function of {text(item.nodeid)}, by one of {text(file)}")
 
     def pytest_runtest_call(self, item: Any) -> Generator[None, None, None]:
         function, code = self._tests.pop(item, (None, None))
@@ -114,6 +122,14 @@ def _function(item: Any) -> FunctionType | None:
     found = getattr(item, "obj", None)
     found = getattr(found, "__func__", found)
     return found if type(found) is FunctionType else None
+
+
+def _file_of(function: FunctionType) -> str:
+    try:
+        found = inspect.unwrap(function)
+    except ValueError:  # it wraps itself
+        found = function
+    return str(getattr(getattr(found, "__code__", None), "co_filename", ""))
 
 
 def _modules() -> list[tuple[str, Any]]:

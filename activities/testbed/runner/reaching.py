@@ -19,7 +19,7 @@ from .reporting import text
 _CALLS = frozenset(
     {
         "sys.settrace", "sys.setprofile", "sys.monitoring.register_callback", "sys._current_frames", "gc.get_objects",
-        "gc.get_referrers", "gc.get_referents",
+        "gc.get_referrers", "gc.get_referents", "code.__new__",
     }
 )  # fmt: skip
 _OF_ONE_THREAD = frozenset({"sys.settrace", "sys.setprofile"})
