@@ -6,14 +6,16 @@ The supervisor keeps the results, so nothing that a test does to its own process
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 from .child import BrokenReport, Child
+from .executable import is_measured
 from .host import Host
 from .inside import CLOCK_RUNS, NO_TRACER, PYTEST_MISSING
 from .measures import Measures
-from .results import Results
+from .results import PYTEST_CHANGED, Results
 from .sentinels import Sentinels
 
 MAX_CHILDREN = 25
@@ -37,12 +39,27 @@ def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
         job = {**job, "test_ms": job["test_ms"] * _SLOWER_WHEN_MEASURED}
     measures = Measures(job["work"]) if job.get("measure") else None
     results = Results(host, Sentinels(), measures, frozenset(job.get("only", ())))
+    before = _test_files(job["work"])
     for _ in range(MAX_CHILDREN):
         if _one_child(job, host, results, ends_at):
             break
     else:
         results.give_up("CRASH_LIMIT", f"tests ended their process more than {MAX_CHILDREN} times")
+    now, ran = _test_files(job["work"]), {nodeid.partition("::")[0] for nodeid in results.outcomes}
+    if written := sorted(path for path in ran & before.keys() if now.get(path) != before[path]):
+        results.give_up(PYTEST_CHANGED, "written to while the tests ran: " + ", ".join(written[:5]))
     return results.end()
+
+
+def _test_files(work: str) -> dict[str, tuple[int, int]]:
+    """Files of tests, each with what tells that it was written to or replaced, which no process here can set back."""
+    found = {}
+    for folder, _, names in os.walk(work):
+        for path in (os.path.relpath(os.path.join(folder, name), work) for name in names if name.endswith(".py")):
+            if not is_measured(path):
+                status = os.lstat(os.path.join(work, path))
+                found[path] = (status.st_ino, status.st_ctime_ns)
+    return found
 
 
 def _one_child(job: dict[str, Any], host: Host, results: Results, ends_at: float) -> bool:
