@@ -20,7 +20,7 @@ demo: setup
 
 test: $(STAMP)
 	@$(BIN)/python -m workers.setup --for-tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -69,13 +69,6 @@ def postgres_template(postgres: Postgres) -> str:
     return name
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests (``-n``): a file stays whole, so that what it shares is made once."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped:
         _not_run.append(f"{report.nodeid}: {report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr}")
