@@ -123,7 +123,7 @@ def test_the_gate_checks_what_a_call_carries(request_: Payload | None, found: st
 
 def test_every_call_that_runs_a_plan_in_a_sandbox_carries_its_limits() -> None:
     plans = {name for name, capability in CAPABILITIES.items() if "plan" in capability.input.model_fields and capability.metered}
-    assert plans == {"testbed.run_tests", "explore.localize", "explore.repair"}
+    assert plans == {"testbed.run_tests", "testbed.run_benchmark", "explore.localize", "explore.repair"}
     assert all(CAPABILITIES[name].input.model_fields["limits"].annotation is Limits for name in plans)
 
 
