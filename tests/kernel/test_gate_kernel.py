@@ -31,7 +31,9 @@ from schemas.capabilities import (
     LOCALIZE,
     PREPARE_ENVIRONMENT,
     REPAIR,
+    RUN_BENCHMARK,
     RUN_TESTS,
+    SCAN_TREE,
     Localization,
     Localize,
     PrepareEnvironment,
@@ -41,6 +43,7 @@ from schemas.capabilities import (
 from schemas.error import InfrastructureError, Refused
 from schemas.event import Actor
 from schemas.policy import PolicyDecision
+from schemas.regression import BenchmarkSample, RunBenchmark, ScannedTree, ScanTree
 from schemas.task import TraceKeys
 from schemas.testing import Environment, TestRun
 from tests.kernel.gated import OPERATOR, TENANT, Forge, Server, gated
@@ -80,6 +83,14 @@ class Bed:
 
     @implements(REPAIR)
     def repair(self, request: Repair) -> Exploration:
+        raise NotImplementedError
+
+    @implements(SCAN_TREE)
+    def scan(self, request: ScanTree) -> ScannedTree:
+        raise NotImplementedError
+
+    @implements(RUN_BENCHMARK)
+    def benchmark(self, request: RunBenchmark) -> BenchmarkSample:
         raise NotImplementedError
 
 
