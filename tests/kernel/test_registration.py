@@ -12,10 +12,13 @@ from schemas.capabilities import (
     DELIVER,
     FETCH_SOURCE,
     SEAL_BUNDLE,
+    SEAL_REJECTION,
     TAKE_CHECKPOINT,
     FetchSource,
     SealBundle,
     SealedBundle,
+    SealedRejection,
+    SealRejection,
 )
 from schemas.capability import Capability, Pool
 from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
@@ -27,6 +30,10 @@ from workers.registration import RegistrationError, activities_of, check_registr
 class Signer:
     @implements(SEAL_BUNDLE)
     def seal(self, request: SealBundle) -> SealedBundle:
+        raise AssertionError("not called")
+
+    @implements(SEAL_REJECTION)
+    def reject(self, request: SealRejection) -> SealedRejection:
         raise AssertionError("not called")
 
     @implements(TAKE_CHECKPOINT)

@@ -33,7 +33,8 @@ sentinels = [
 ]
 told = []
 planting = Planting(sentinels, lambda event, **fields: told.append(fields), False)
-code = pytest.main(["-q", "-s", "-p", "no:cacheprovider", "-p", "no:asyncio", sys.argv[1]], plugins=[planting, Seen()])
+options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:asyncio", "--rootdir", sys.argv[1]]
+code = pytest.main([*options, sys.argv[1]], plugins=[planting, Seen()])
 print(json.dumps({"code": int(code), "planted": told[0]["ids"], "seen": seen}))
 """
 CONFTEST = """
