@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from activities.kernel.sandbox.port import WORK
 from activities.testbed import node_packages
 from schemas.canonical import sha256_hex
 from schemas.error import Gen4Error
@@ -69,7 +70,7 @@ def registry() -> Iterator[str]:
 
 
 def install(packages: tuple[NodePackage, ...], blobs: dict[str, bytes], folder: Path) -> Path:
-    node_packages.install(packages, blobs.__getitem__, folder, "/work")
+    node_packages.install(packages, blobs.__getitem__, folder, WORK)
     return folder
 
 
@@ -96,7 +97,7 @@ def test_a_lock_becomes_the_same_folder_every_time(registry: str, tmp_path: Path
     first, second = install(packages, blobs, tmp_path / "1"), install(tuple(reversed(packages)), blobs, tmp_path / "2")
     assert listing(first) == listing(second)
     assert (first / "node_modules/.bin/odd").resolve().name == "cli.js"
-    assert (first / "node_modules/mine").readlink() == Path("/work/a")
+    assert (first / "node_modules/mine").readlink() == Path(WORK) / "a"
     assert (first / "node_modules/other/node_modules/odd/index.js").read_bytes() == b"x"
 
 
