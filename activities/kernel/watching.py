@@ -181,13 +181,13 @@ class Watch:
             self._untold += killed
 
     def _tell_all(self) -> None:
-        with self._telling:
-            untold, self._untold = self._untold, []
-        for position, entry in enumerate(untold):
+        """Tell of each end in turn; one leaves the list only when it was told, whatever went wrong before."""
+        while self._untold:
+            entry = self._untold[0]
             try:
                 self._tell(entry)
             except Gen4Error as error:
                 log.warning("sandbox.killed could not be recorded: %s", error.code)
-                with self._telling:
-                    self._untold += untold[position:]
                 return
+            with self._telling:
+                self._untold.pop(0)

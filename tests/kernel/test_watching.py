@@ -207,6 +207,7 @@ class Partition:
 
     def __init__(self, how: str) -> None:
         self.how, self.cut, self.mended = how, threading.Event(), threading.Event()
+        self.tried = threading.Event()
         self.told: list[str] = []
 
     def look(self, sessions: Collection[str]) -> Stops:
@@ -214,6 +215,7 @@ class Partition:
         return Stops()
 
     def tell(self, entry: Entry) -> None:
+        self.tried.set()
         self._answer()
         assert entry.cause is not None
         self.told.append(entry.cause.code)
@@ -239,6 +241,8 @@ def test_without_its_store_for_two_seconds_a_worker_kills_everything_and_judges_
         error = sleeper.ended_within(4.0, began)
         assert sleeper.ended_at - began >= 1.0, "a short silence kills nothing"
         assert isinstance(error, InfrastructureError) and error.code == "SANDBOX_KILLED" and error.retryable
+        assert partition.tried.wait(5)
+        time.sleep(0.1)
         assert partition.told == []
         partition.mended.set()
         deadline = time.monotonic() + 5
