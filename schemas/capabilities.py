@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from schemas.approval import Action, ApprovalRequest, Ruling, SignedDecision
 from schemas.candidate import Exploration
+from schemas.canonical import sha256_hex
 from schemas.capability import Capability
 from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
 from schemas.gates import GateReport
@@ -36,6 +37,7 @@ from schemas.task import SessionContext, Source
 from schemas.testing import Environment, Flake, Limits, Patch, RunVariant, TestPlan, TestRun
 from schemas.verdict import Completeness, Verdict
 
+DIFF_TYPE = "text/x-diff"
 _BEAT = timedelta(seconds=5)
 """A dead worker is noticed after this long, so a running activity loses little."""
 
@@ -339,9 +341,23 @@ REPAIR = Capability(
 
 
 class ImportPatch(Payload):
+    """``patch`` as text, or ``patch_ref``: only a blob holds a diff of files that are not UTF-8."""
+
     source: Source
     patch: str | None = None
     patch_ref: BlobRef | None = None
+
+    @property
+    def text(self) -> bytes:
+        """``patch`` as it is applied. JSON allows lone surrogates: bytes that git finds in no file."""
+        return (self.patch or "").encode("utf-8", "surrogatepass")
+
+    @property
+    def offered(self) -> BlobRef:
+        """What was sent, whether it is a patch or not. The content store has a text once it was refused."""
+        if self.patch_ref is not None:
+            return self.patch_ref
+        return BlobRef(sha256=sha256_hex(self.text), size=len(self.text), media_type=DIFF_TYPE)
 
 
 class ImportedPatch(Payload):
@@ -472,13 +488,21 @@ class SealBundle(Payload):
     """The re-run of the base tree, then of the patched one."""
     probe: TestRun | None = None
     waivers: tuple[Waiver, ...] = ()
+    base_scan: ScannedTree | None = None
+    """This and what follows: as in the :class:`RegressionInput` behind ``regression``, which the signer computes again."""
+    patched_scan: ScannedTree | None = None
+    in_turn: bool = False
+    base_benchmark: tuple[BenchmarkSample, ...] = ()
+    patched_benchmark: tuple[BenchmarkSample, ...] = ()
 
 
 class SealRejection(Payload):
     """What is known of a refused patch; parts that were not reached are None."""
 
     source: Source
-    patch: Patch
+    patch: Patch | None = None
+    """None for what never became one: then ``offered`` is what was sent."""
+    offered: BlobRef | None = None
     candidate_id: str
     verdict: Verdict
     codes: tuple[str, ...]

@@ -1,4 +1,8 @@
-"""RunReceipt: what an executor ran and saw, signed with its own key; the signer believes receipts alone (threats 5.1)."""
+"""Receipts: what an executor ran and saw, signed with its own key; the signer believes receipts alone (threats 5.1).
+
+Of each kind there is one schema and one DSSE payload type, so that none can be shown for another. No receipt has a time: two of
+equal runs differ in ``receipt_id`` (and in what was measured).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,11 @@ from schemas.testing import Limits, RunStatus, RunVariant, SandboxFacts, TestPla
 
 RECEIPT_TYPE = "application/vnd.gen4.run-receipt+json"
 """DSSE payload type; the payload is the JCS of a :class:`RunReceipt`."""
+SCAN_RECEIPT_TYPE = "application/vnd.gen4.scan-receipt+json"
+BENCHMARK_RECEIPT_TYPE = "application/vnd.gen4.benchmark-receipt+json"
+
+ReceiptId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+"""Random, made by the executor: two runs are two receipts."""
 
 
 class ReceiptPlan(Door):
@@ -72,11 +81,10 @@ class ReceiptSentinels(Door):
 
 
 class RunReceipt(Door):
-    """``run-receipt/1``. No time: two receipts of equal runs differ in ``receipt_id`` alone."""
+    """``run-receipt/1``: one run of a plan's tests."""
 
     schema_version: Literal["run-receipt/1"] = "run-receipt/1"
-    receipt_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    """Random, made by the executor: two runs are two receipts."""
+    receipt_id: ReceiptId
     tenant_id: str
     run_key: Sha256
     tree: GitId
@@ -97,3 +105,50 @@ class RunReceipt(Door):
     sentinels: ReceiptSentinels
     coverage_sha256: Sha256 | None = None
     timings_sha256: Sha256 | None = None
+
+
+class ScanReceipt(Door):
+    """``scan-receipt/1``: what the scanners found in those files of ``tree`` that ``against`` does not have just so."""
+
+    schema_version: Literal["scan-receipt/1"] = "scan-receipt/1"
+    receipt_id: ReceiptId
+    tenant_id: str
+    tree: GitId
+    against: GitId
+    limits: ReceiptLimits
+    harness_version: Sha256
+    scanners_sha256: Sha256
+    """Of the lock that pins the scanners."""
+    sandbox: ReceiptSandbox
+    findings_sha256: Sha256 | None = None
+    """Absent where the scanners came to no end; ``message`` says why."""
+    message: str
+    scanners_missing: bool
+    """The caller had none to send: nothing was said about the tree but its size and what is gone."""
+    files: Annotated[int, Field(ge=0)]
+    size_bytes: Annotated[int, Field(ge=0)]
+    gone_sha256: Sha256
+    """Of the JCS of the list of paths."""
+    tools: dict[str, str]
+
+
+class BenchmarkReceipt(Door):
+    """``benchmark-receipt/1``: how long a command took in one sandbox. ``ordinal`` is as the caller numbered it."""
+
+    schema_version: Literal["benchmark-receipt/1"] = "benchmark-receipt/1"
+    receipt_id: ReceiptId
+    tenant_id: str
+    tree: GitId
+    environment_digest: Digest
+    platform: str
+    plan: ReceiptPlan
+    argv: tuple[str, ...]
+    limits: ReceiptLimits
+    commit_time: int
+    repeat: Annotated[int, Field(ge=1)]
+    ordinal: int
+    harness_version: Sha256
+    sandbox: ReceiptSandbox
+    micros: tuple[int, ...]
+    exit_code: int
+    message: str

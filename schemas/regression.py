@@ -80,6 +80,8 @@ class ScannedTree(Payload):
     """Paths of ``against`` that this tree does not have, and files that are empty now."""
     tools: dict[str, str] = {}
     """Version of each scanner."""
+    receipt: BlobRef | None = None
+    """DSSE envelope around :class:`schemas.receipt.ScanReceipt`, signed by the executor that scanned it."""
 
 
 class RunBenchmark(Payload):
@@ -103,3 +105,5 @@ class BenchmarkSample(Payload):
     exit_code: int = 0
     message: str = ""
     """What the command said last, where it failed: foreign text."""
+    receipt: BlobRef | None = None
+    """DSSE envelope around :class:`schemas.receipt.BenchmarkReceipt`, signed by the executor that ran it."""
