@@ -10,6 +10,7 @@ from schemas.candidate import Exploration
 from schemas.canonical import sha256_hex
 from schemas.capability import Capability
 from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
+from schemas.error import Refused
 from schemas.gates import GateReport
 from schemas.ledger import Unit
 from schemas.limits import RequestedLimits
@@ -512,6 +513,14 @@ class SealRejection(Payload):
     gates: tuple[GateReport, ...] = ()
     runs: tuple[TestRun, ...] = ()
     """Base and patched; their receipts are the evidence."""
+
+    @property
+    def about(self) -> BlobRef:
+        """Git's diff, or what was sent for one. Raises Refused PATCH_MISSING where there is neither."""
+        found = self.offered if self.patch is None else self.patch.diff
+        if found is None:
+            raise Refused("PATCH_MISSING", "a rejection is about a patch, or what was sent for one", "send one of them")
+        return found
 
 
 class SealedRejection(Payload):

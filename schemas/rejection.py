@@ -56,6 +56,7 @@ class RejectionReport(Door):
     base_snapshot_sha256: Sha256
     """Of the base tree's files, as a trajectory step's ``snapshot_hash``."""
     patch_sha256: Sha256
+    """Of git's diff of the two trees; where it never became one, of the bytes that were sent."""
     failed_gate: Literal["trust", "regression", "determinism", "policy", "compile"]
     verdict: Literal["rejected", "irreproducible", "infra_error"]
     codes: tuple[str, ...]

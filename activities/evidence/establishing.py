@@ -31,7 +31,7 @@ from activities.testbed.probing import probe_tree
 from activities.testbed.run import run_key
 from schemas.canonical import digest_of, sha256_hex, strict_json
 from schemas.capabilities import RunTests, SealBundle, SealRejection
-from schemas.error import Refused
+from schemas.error import InputError, Refused
 from schemas.evidence import BUILDER_ID, SEPARATED_BUILDER_ID, STABLE_MEMBERS, TEST_RESULTS, TRAJECTORY, milliseconds_of
 from schemas.gates import GateReport
 from schemas.model import BlobRef
@@ -159,20 +159,39 @@ def establish(
 def witness_rejection(request: SealRejection, supplies: Supplies, believed: Believed, tenant_id: str) -> None:
     """A refusal needs no proof, but what it shows as evidence is real: receipts of runs for this tenant, and this patch.
 
+    Of what is said to be no patch, that is tried again here.
+
     Raises:
-        Refused: REJECTION_ACCEPTED, REJECTION_WITHOUT_CODE, PATCH_DIGEST, and of receipts.
+        Refused: REJECTION_ACCEPTED, REJECTION_WITHOUT_CODE, PATCH_DIGEST, PATCH_MISSING, REJECTION_MISMATCH, and of receipts.
     """
     if request.verdict == "accepted" and all(report.verdict == "pass" for report in request.gates):
         raise Refused("REJECTION_ACCEPTED", "nothing refused this patch", "seal it instead")
     if not request.codes:
         raise Refused("REJECTION_WITHOUT_CODE", "a refusal names at least one code", _AGAIN)
-    if sha256_hex(supplies.blob(request.patch.diff)) != request.patch.patch_sha256:
+    if request.patch is None:
+        _no_patch(request, supplies)
+    elif sha256_hex(supplies.blob(request.patch.diff)) != request.patch.patch_sha256:
         raise Refused("PATCH_DIGEST", "the diff is not the patch", _AGAIN)
     for run in request.runs:
         if run.receipt is not None and run.status != "infra_error":
             receipt = receipts.verify(supplies.blob(run.receipt), believed.executors)
             if receipt.tenant_id != tenant_id or not receipts.agrees(receipt, run):
                 raise Refused("RECEIPT_MISMATCH", f"the receipt of run {run.run_key} says something else", _AGAIN)
+
+
+def _no_patch(request: SealRejection, supplies: Supplies) -> None:
+    beyond = (request.policy, request.judged, *request.gates, *request.runs)
+    if request.verdict != "rejected" or any(found is not None for found in beyond):
+        raise Refused("REJECTION_MISMATCH", "what is no patch was neither reviewed nor run", _AGAIN)
+    tree = request.source.base_tree
+    objects, sent = supplies.tree(tree), supplies.blob(request.about)
+    try:
+        import_patch(objects, tree, sent)
+    except (InputError, Refused) as error:
+        if (error.code,) != request.codes:
+            raise Refused("REJECTION_MISMATCH", f"it is refused with {error.code}: {error.message}", _AGAIN) from error
+    else:
+        raise Refused("REJECTION_MISMATCH", "what was sent is a patch of the base tree", _AGAIN)
 
 
 # --- source, patch, environment ---------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def report(
         report_id=report_id, tenant_id=keys.tenant_id, trace_id=keys.trace_id, session_id=keys.session_id, task_id=keys.task_id,
         candidate_id=request.candidate_id, repository=public_repository(request.source.repository), ref=request.source.ref,
         base_commit=request.source.base_commit, base_tree=request.source.base_tree, base_snapshot_sha256=base_snapshot_sha256,
-        patch_sha256=request.patch.patch_sha256, failed_gate=_failed_gate(request),
+        patch_sha256=request.about.sha256, failed_gate=_failed_gate(request),
         verdict="rejected" if request.verdict == "accepted" else request.verdict,
         codes=request.codes, message=request.message[:_TEXT], checks=checks,
         gates={report.gate: report.verdict for report in request.gates},
@@ -132,11 +132,11 @@ def _tests(judgement: Judgement | None) -> RejectedTests | None:
 
 
 def _evidence(request: SealRejection) -> tuple[str, ...]:
-    """Receipts and outcomes of the runs, and the whole judgement."""
+    """The patch, receipts and outcomes of the runs, and the whole judgement."""
     found = [run.receipt.sha256 for run in request.runs if run.receipt is not None]
     found += [run.outcomes.sha256 for run in request.runs]
     found += [request.judged.judgement.sha256] if request.judged is not None else []
-    return tuple(sorted({*found, request.patch.diff.sha256}))
+    return tuple(sorted({*found, request.about.sha256}))
 
 
 def _next(request: SealRejection) -> str:

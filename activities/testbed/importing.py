@@ -28,11 +28,11 @@ def import_patch(objects: ObjectStore, base_tree: str, patch: bytes) -> Imported
 
     Raises:
         InputError: PATCH_TOO_LARGE.
-        Refused: PATCH_DOES_NOT_APPLY, TREE_UNSAFE, PATCH_EMPTY, PATCH_PATH.
+        Refused: PATCH_DOES_NOT_APPLY, PATCH_EMPTY, PATCH_PATH.
     """
     if len(patch) > PATCH_LIMIT:
         raise InputError("PATCH_TOO_LARGE", f"the patch has {len(patch)} bytes; the limit is {PATCH_LIMIT}", "split the change")
-    result_tree = objects.apply(base_tree, patch)
+    result_tree = _applied(objects, base_tree, patch)
     if result_tree == base_tree:
         raise Refused("PATCH_EMPTY", "the patch changes nothing", "send a patch that changes a file")
     diff = objects.diff(base_tree, result_tree)
@@ -42,6 +42,15 @@ def import_patch(objects: ObjectStore, base_tree: str, patch: bytes) -> Imported
     if any(not _is_text(path) for path in paths):
         raise Refused("PATCH_PATH", "the patch touches a path that is not UTF-8", "rename the file first")
     return Imported(result_tree, harness_tree(objects, base_tree, result_tree), diff, paths)
+
+
+def _applied(objects: ObjectStore, base_tree: str, patch: bytes) -> str:
+    try:
+        return objects.apply(base_tree, patch)
+    except Refused as error:
+        if error.code != "TREE_UNSAFE":
+            raise
+        raise Refused("PATCH_PATH", error.message, error.remedy) from error
 
 
 def harness_tree(objects: ObjectStore, base_tree: str, result_tree: str) -> str:
