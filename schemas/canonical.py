@@ -41,7 +41,32 @@ def jcs(value: Any) -> bytes:
     """
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=True)
+    if _is_plain(value):
+        text = _ENCODER.encode(value)
+        if text.isascii() or not _OTHER_ORDER.search(text):
+            return text.encode()
     return rfc8785.dumps(value)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"))
+"""Writes what is plain as JCS wants it, several times as fast as ``rfc8785``."""
+_OTHER_ORDER = re.compile("[\ud800-\udfff\U00010000-\U0010ffff]")
+"""Python sorts keys by code point, JCS by UTF-16 unit: not the same beyond the first plane. Lone surrogates have no form."""
+_LEAVES = frozenset({str, bool, type(None)})
+
+
+def _is_plain(value: Any) -> bool:
+    """No number but small integers, and nothing that is not just what JSON has."""
+    kind = type(value)
+    if kind is dict:
+        if any(key is not str for key in set(map(type, value))):
+            return False
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return kind in _LEAVES or (kind is int and -(2**53) < value < 2**53)
+    if _LEAVES.issuperset(map(type, value)):
+        return True
+    return all(map(_is_plain, value))
 
 
 def jcs_sha256(value: Any) -> str:
@@ -69,7 +94,8 @@ def strict_json(data: bytes) -> Any:
     except json.JSONDecodeError as error:
         reason = "trailing" if error.msg == "Extra data" else "syntax"
         raise StrictJsonError(reason, str(error)) from error
-    _refuse_surrogates(value)
+    if "\\u" in text:  # UTF-8 holds none unescaped
+        _refuse_surrogates(value)
     return value
 
 

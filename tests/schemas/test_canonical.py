@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.canonical import MAX_DEPTH, StrictJsonError, digest_of, jcs, jcs_sha256, sha256_hex, strict_json
@@ -26,6 +28,37 @@ def test_canonical_bytes_read_back_as_the_same_value(value: Any) -> None:
     data = jcs(value)
     assert strict_json(data) == value
     assert jcs(strict_json(data)) == data
+
+
+_ANY: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=4) | st.binary(max_size=1),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.tuples(inner)
+    | st.dictionaries(st.text(st.characters(), max_size=2) | st.integers(0, 1), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def _or_error(write: Callable[[Any], bytes], value: Any) -> bytes | None:
+    try:
+        return write(value)
+    except ValueError:
+        return None
+
+
+@given(_ANY)
+@example({"\U00010000": 1, "\ue000": 2})
+@example({"\x7f\u2028": ["\x00\x1f\"\\/\b"]})
+def test_canonical_bytes_are_those_of_rfc_8785(value: Any) -> None:
+    assert _or_error(jcs, value) == _or_error(rfc8785.dumps, value)
+
+
+class _Kind(enum.StrEnum):
+    ONE = "one"
+
+
+def test_what_only_looks_like_json_is_left_to_rfc_8785() -> None:
+    assert jcs({"kind": _Kind.ONE, "number": True, "float": 1.0}) == b'{"float":1,"kind":"one","number":true}'
 
 
 @given(st.dictionaries(_TEXT, st.integers(0, 9), max_size=6))
