@@ -15,17 +15,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from activities.evidence.establishing import Believed, Circumstances, establish
+from activities.evidence.refusal import read_refusal
 from activities.evidence.signer_client import SignerClient
 from activities.evidence.signer_service import SignerPorts
 from activities.evidence.signing import load_signer
+from activities.evidence.trusting import load_trust
 from activities.kernel.acting import as_acting
 from activities.kernel.channel import call, connect
 from activities.kernel.judging import PolicyPort
 from activities.kernel.signing_keys import pem_of
 from activities.record.commits import CommitInfo
 from activities.record.objects import ObjectStore
-from schemas.canonical import jcs
-from schemas.capabilities import AssembleMembers, DeterminismInput, JudgeRuns, Members, SealBundle
+from activities.testbed.importing import PATCH_LIMIT
+from schemas.canonical import jcs, sha256_hex
+from schemas.capabilities import AssembleMembers, DeterminismInput, ImportPatch, JudgeRuns, Members, SealBundle, SealRejection
 from schemas.error import Gen4Error
 from schemas.evidence import BUILDER_ID, PATCH, SEPARATED_BUILDER_ID, STABLE_MEMBERS, STAMP, TEST_RESULTS, Stamp2, timestamp_of
 from schemas.gates import GateReport, MeasuredMetric, UsedWaiver
@@ -481,6 +484,45 @@ def test_a_rejection_is_no_way_round(fabric: Fabric) -> None:
     edited: TestRun = request.runs[0].model_copy(update={"exit_code": 77})
     assert refused(runs=(edited,)) == "RECEIPT_MISMATCH"
     assert _code(lambda: fabric.client.reject(request, who().keys, "../../etc")) == "CALL_INVALID"
+
+
+def _never_a_patch(fabric: Fabric, sent: bytes = b"not a patch") -> SealRejection:
+    """As the workflow asks after IMPORT_PATCH refused what was sent as text."""
+    asked = ImportPatch(source=fabric.source, patch=sent.decode())
+    with pytest.raises(Gen4Error) as caught:
+        fabric.compile.import_patch(asked)
+    return SealRejection(
+        source=fabric.source, offered=asked.offered, candidate_id="cand-1", verdict="rejected", codes=(caught.value.code,),
+        message=caught.value.message,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "sent, code", [(b"not a patch \xc3\xa9", "PATCH_DOES_NOT_APPLY"), (b"#" * (PATCH_LIMIT + 1), "PATCH_TOO_LARGE")]
+)
+def test_what_never_became_a_patch_gets_a_signed_report(fabric: Fabric, sent: bytes, code: str) -> None:
+    with as_acting(who(effect=code)):
+        folder = Path(fabric.signing.seal_rejection(_never_a_patch(fabric, sent)).directory)
+    refusal = read_refusal(folder, load_trust(fabric.ports.trust, now_s=NOW_S))
+    assert refusal is not None and refusal.signer and refusal.report is not None
+    report = refusal.report
+    assert (report.patch_sha256, report.evidence_refs) == (sha256_hex(sent), (sha256_hex(sent),))
+    assert (report.failed_gate, report.codes, report.next, report.tests) == ("compile", (code,), "revise", None)
+    assert [(check.code, bool(check.remedy)) for check in report.checks] == [(code, True)]
+
+
+def test_the_signer_tries_by_itself_whether_it_is_no_patch(fabric: Fabric) -> None:
+    request = _never_a_patch(fabric)
+
+    def refused(**changes: Any) -> str:
+        return _code(lambda: fabric.client.reject(request.model_copy(update=changes), who().keys, "rej_" + "0" * 32))
+
+    assert refused(offered=fabric.imported().patch.diff) == "REJECTION_MISMATCH"
+    assert refused(codes=("PATCH_EMPTY",)) == "REJECTION_MISMATCH"
+    assert refused(codes=(*request.codes, "REG_TEST_LOST")) == "REJECTION_MISMATCH"
+    assert refused(runs=fabric.rejecting().runs) == "REJECTION_MISMATCH"
+    assert refused(verdict="infra_error") == "REJECTION_MISMATCH"
+    assert refused(offered=None) == "PATCH_MISSING"
 
 
 # --- who is separated -------------------------------------------------------------------------------------------------

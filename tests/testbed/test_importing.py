@@ -12,7 +12,7 @@ from activities.record.blobs import BlobStore
 from activities.record.objects import ObjectStore
 from activities.testbed.importing import PATCH_LIMIT, Imported, import_patch
 from schemas.capabilities import ImportedPatch, ImportPatch
-from schemas.error import Gen4Error
+from schemas.error import Gen4Error, Refused
 from schemas.task import Source
 
 pytestmark = pytest.mark.usefixtures("admitted")
@@ -141,7 +141,7 @@ def test_what_is_refused(repository: Repository) -> None:
     assert _refusal(repository, good.replace(b"a - b", b"a * b")) == "PATCH_DOES_NOT_APPLY"
     assert _refusal(repository, good.replace(b"calc.py", b"../calc.py")) == "PATCH_DOES_NOT_APPLY"
     assert _refusal(repository, good.replace(b"b/calc.py", b"b/.git/hooks/x").replace(b"a/calc.py", b"a/.git/hooks/x")) in (
-        "PATCH_DOES_NOT_APPLY", "TREE_UNSAFE",
+        "PATCH_DOES_NOT_APPLY", "PATCH_PATH",
     )  # fmt: skip
 
 
@@ -183,4 +183,28 @@ class TestActivity:
             request = ImportPatch(source=source, patch="x", patch_ref=made.patch.diff)
         with pytest.raises(Gen4Error) as caught:
             activities.import_patch(request)
-        assert caught.value.code in ("PATCH_MISSING", "PATCH_NOT_UTF8")
+        assert caught.value.code in ("PATCH_MISSING", "PATCH_DOES_NOT_APPLY")
+
+    def test_what_is_refused_is_kept_as_it_was_sent(self, activities: CompileActivities, source: Source, tmp_path: Path) -> None:
+        request = ImportPatch(source=source, patch="not a patch: \u00e9\ud800")
+        with pytest.raises(Refused, match="PATCH_DOES_NOT_APPLY"):
+            activities.import_patch(request)
+        assert BlobStore(tmp_path / "blobs", "local").get(request.offered) == request.text
+        assert ImportPatch(source=source, patch_ref=request.offered).offered == request.offered
+
+    def test_a_diff_of_a_file_that_is_not_utf8_comes_as_bytes(
+        self, activities: CompileActivities, repository: Repository, source: Source, tmp_path: Path
+    ) -> None:
+        old = "# coding: latin-1\nNAME = 'caf\u00e9'\ndef size():\n    return 5\n".encode("latin-1")
+        base = repository.objects.write_tree(repository.base, {"names.py": old})
+        diff = repository.objects.diff(base, repository.objects.write_tree(base, {"names.py": old.replace(b"5", b"4")}))
+        source = source.model_copy(update={"base_tree": base})
+        with pytest.raises(Refused, match="PATCH_DOES_NOT_APPLY") as caught:
+            activities.import_patch(ImportPatch(source=source, patch=diff.decode("latin-1")))
+        assert "--patch FILE" in caught.value.remedy
+        sent = BlobStore(tmp_path / "blobs", "local").put(diff, "text/x-diff")
+        imported = activities.import_patch(ImportPatch(source=source, patch_ref=sent))
+        assert repository.files(imported.harness_tree)["names.py"] == old.replace(b"5", b"4")
+        assert imported.probe_tree is not None
+        probed = repository.files(imported.probe_tree)["names.py"]
+        assert b"gen4 probe" in probed and b"caf\xe9" in probed
