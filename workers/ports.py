@@ -45,7 +45,7 @@ from activities.testbed.environment import Environments
 from activities.testbed.harness import sandbox_spec
 from activities.testbed.remote_runs import Contents, RemoteRuns
 from activities.testbed.run import TestBed
-from activities.testbed.scanning import Scanner
+from activities.testbed.scans import Scans
 from activities.verify.activities import RegressionActivities, VerifyActivities
 from schemas.error import InfrastructureError
 from schemas.evidence import StampCheckpoint
@@ -90,7 +90,7 @@ def open_ports(
     executor.await_ready(READY_TIMEOUT_S)
     remote = RemoteBackend(executor, settings.tenant, sandbox_spec, home.environments / settings.tenant)
     runs = RemoteRuns(executor, blobs, running)
-    root, backend = remote.root(), KnownBackend(remote, running)
+    root, backend, hint = remote.root(), KnownBackend(remote, running), remote.executor_hint()
     environments = Environments(home, blobs, objects, root, backend, partial(runs.prepare, settings.tenant))
     contents.environments = environments
     testbed = TestBed(home, blobs, objects, environments, root, backend)
@@ -120,7 +120,7 @@ def open_ports(
         ForgeActivities(store, objects, home.objects, home.keys, policy, rules),
         TestbedActivities(environments, runs),
         PlacementActivities(partial(executions.executors_polling, settings.namespace)),
-        ComparingActivities(Scanner(home, blobs, objects, environments, root, backend), testbed),
+        ComparingActivities(Scans(home, blobs, environments, runs, (root.digest, hint)), runs),
         RunCacheActivities(blobs, RunCache(store)),
         ExploreActivities(blobs, objects, Cursors(store), testbed),
         CompileActivities(blobs, objects),
@@ -130,7 +130,7 @@ def open_ports(
         SigningActivities(evidence, signer, partial(_last_checkpoint, Checkpoints(store))),
         CheckpointActivities(store, load_checkpoint_signer(home.keys), sink),
     )
-    return Ports(kernel, implementers, remote.executor_hint(), running)
+    return Ports(kernel, implementers, hint, running)
 
 
 def _trust(home: Home, client: SignerClient, policy_digest: str) -> Path:

@@ -14,12 +14,11 @@ from activities.kernel.acting import acting
 from activities.kernel.implementing import implements
 from activities.record.blobs import BlobStore
 from activities.record.run_cache import RunCache
-from activities.testbed.benchmarking import run_benchmark
 from activities.testbed.environment import Environments
 from activities.testbed.recalling import Recalling
 from activities.testbed.remote_runs import RemoteRuns
 from activities.testbed.run import TestBed
-from activities.testbed.scanning import Scanner
+from activities.testbed.scans import Scans
 from schemas.capabilities import (
     FIND_OTHER,
     PREPARE_ENVIRONMENT,
@@ -96,20 +95,20 @@ class PlacementActivities:
 
 
 class ComparingActivities:
-    """What is compared between two trees besides their tests."""
+    """What is compared between two trees besides their tests; an executor makes it, with receipts."""
 
-    def __init__(self, scanner: Scanner, testbed: TestBed) -> None:
-        self._scanner, self._testbed = scanner, testbed
+    def __init__(self, scans: Scans, runs: RemoteRuns) -> None:
+        self._scans, self._runs = scans, runs
 
     @implements(SCAN_TREE)
     def scan_tree(self, request: ScanTree) -> ScannedTree:
         with beating():
-            return self._scanner.scan(request, stop_if_cancelled)
+            return self._scans.scan(request, stop_if_cancelled)
 
     @implements(RUN_BENCHMARK)
     def run_benchmark(self, request: RunBenchmark) -> BenchmarkSample:
         with beating():
-            return run_benchmark(self._testbed, request, stop_if_cancelled)
+            return self._runs.benchmark(request, stop_if_cancelled, tenant_id=acting().keys.tenant_id)
 
 
 def stop_if_cancelled() -> None:

@@ -1,8 +1,8 @@
-"""What an executor does for its callers: sandboxes by a fixed request, and whole test runs with a signed receipt.
+"""What an executor does for its callers: sandboxes by a fixed request; and test runs, scans and benchmarks with signed receipts.
 
-A run: 1. the request, in fields of this version only, within our maximum; 2. the tree, as a pack of what we lack, under ids that
-we hash; 3. the environment, made here from lock and archives that we hash; 4. the tests, in a fresh sandbox; 5. the receipt,
-under our key. No path, command or result of the caller is believed. When the caller goes, its sandboxes end.
+Each of these: 1. the request, in fields of this version only, within our maximum; 2. the trees, as packs of what we lack, under
+ids that we hash; 3. the environment, made here from lock and archives that we hash; 4. the run, in a fresh sandbox; 5. the
+receipt, under our key. No path or result of the caller is believed. When the caller goes, its sandboxes end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
@@ -29,24 +29,29 @@ from activities.record.blobs import BlobStore
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.testbed import receipts
+from activities.testbed.benchmarking import run_benchmark
 from activities.testbed.environment import Environments
 from activities.testbed.harness import HARNESS_LOCK, harness_version, pinned_requirements, sandbox_spec
 from activities.testbed.locks import checked_lock, require_pinned
-from activities.testbed.receipts import Seen
-from activities.testbed.run import Observation, TestBed
+from activities.testbed.receipts import Receipt, Seen, Tools
+from activities.testbed.run import TestBed
+from activities.testbed.scanning import SCANNERS, Missing, Scanner, scanners_sha256
 from schemas.canonical import sha256_hex
 from schemas.capabilities import RunTests
 from schemas.error import InfrastructureError, InputError, Refused
 from schemas.model import BlobRef, Digest, Door, GitId
 from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant
+from schemas.regression import BenchmarkSample, RunBenchmark, ScannedTree, ScanTree
 from schemas.testing import Environment, Limits, RunVariant, TestPlan, TestRun
 
 MODES = frozenset({"facts", "build", "tests", "trace", "forkserver", "scan", "benchmark", "node"})
-"""Modes of the runner that a caller may drive. What comes of it is his word: only a :class:`RunRequest` gives a receipt."""
+"""Modes of the runner that a caller may drive. What comes of it is his word: only the requests below give receipts."""
 
 BEAT_S = 1.0
 _KNOWN_TREES = 32
 _LARGEST_LOCK = 1024 * 1024
+Result = TypeVar("Result", TestRun, ScannedTree, BenchmarkSample)
+CommitTime = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
 
 class RunRequest(Door):
@@ -58,8 +63,34 @@ class RunRequest(Door):
     plan: ReceiptPlan
     limits: ReceiptLimits
     variant: ReceiptVariant
-    commit_time: int = Field(ge=0, le=2**53 - 1)
+    commit_time: CommitTime
     measure: bool
+
+
+class ScanRequest(Door):
+    """What is in those files of ``tree`` that ``against`` does not have just so."""
+
+    tenant_id: Tenant
+    tree: GitId
+    against: GitId
+    limits: ReceiptLimits
+    scanners: Digest | None = None
+    """An environment with exactly the wheels that our own lock of scanners names; absent: the caller has none."""
+    why_none: Annotated[str, Field(max_length=2_000)] = ""
+
+
+class BenchmarkRequest(Door):
+    """One sandbox in which a command is timed."""
+
+    tenant_id: Tenant
+    tree: GitId
+    environment_digest: Digest
+    plan: ReceiptPlan
+    argv: Annotated[tuple[str, ...], Field(min_length=1)]
+    limits: ReceiptLimits
+    commit_time: CommitTime
+    repeat: Annotated[int, Field(ge=1, le=100)]
+    ordinal: int
 
 
 class EnvironmentRequest(Door):
@@ -115,7 +146,7 @@ class Executing:
         ((name, value),) = asked.items()
         calls: dict[str, Callable[[Channel, Any], None]] = {
             "facts": self._facts, "packages": self._packages, "probe": self._probe, "start": self._start,
-            "environment": self._environment, "run_tests": self._run_tests,
+            "environment": self._environment, "run_tests": self._run_tests, "scan": self._scan, "benchmark": self._benchmark,
         }  # fmt: skip
         if name not in calls:
             raise InputError("CALL_INVALID", f"there is no call {str(name)[:80]!r}", f"one of {', '.join(calls)}")
@@ -178,10 +209,8 @@ class Executing:
     def _run_tests(self, channel: Channel, asked: Any) -> None:
         request = parse(RunRequest, asked)
         limits = require_limits(request.limits, self._maximum)
-        machine = self._machine()
-        held = Held(machine.backend)
-        with _progress(channel, held):
-            objects = self._bring(channel, request)
+        with self._at_work(channel, request.tenant_id) as (held, results):
+            objects = self._bring(channel, request.tenant_id, request.tree)
             environments, environment = self._environments(channel, request.tenant_id, request.environment_digest)
             if request.measure:
                 self._bring_measuring(channel, request.tenant_id, environments)
@@ -190,16 +219,56 @@ class Executing:
                 plan=TestPlan.model_validate(request.plan.model_dump()), measure=request.measure,
                 variant=RunVariant.model_validate(request.variant.model_dump()),
             )  # fmt: skip
-            with tempfile.TemporaryDirectory(dir=self._results) as name:
-                results = BlobStore(Path(name), request.tenant_id)
-                bed = TestBed(self._home, results, objects, environments, machine.root, held)
-                with _watching(channel, held):
-                    observation = bed.observe(wanted, lambda: None, tenant_id=request.tenant_id)
-                self._tell(channel, results, wanted, observation, request.tenant_id)
+            bed = TestBed(self._home, results, objects, environments, self._machine().root, held)
+            with _watching(channel, held):
+                seen = bed.observe(wanted, lambda: None, tenant_id=request.tenant_id)
+            about = Seen(request.tenant_id, harness_version(), seen.planted, seen.caught)
+            run = seen.run.model_copy(update={"executor": hint_of(self._key.public_key())})
+            self._tell(channel, results, run, receipts.receipt_of(wanted, run, about))
 
-    def _bring(self, channel: Channel, request: RunRequest) -> ObjectStore:
-        tenant = self._tenant(request.tenant_id)
-        tree = request.tree
+    def _scan(self, channel: Channel, asked: Any) -> None:
+        request = parse(ScanRequest, asked)
+        limits = require_limits(request.limits, self._maximum)
+        with self._at_work(channel, request.tenant_id) as (held, results):
+            self._bring(channel, request.tenant_id, request.against)
+            objects = self._bring(channel, request.tenant_id, request.tree)
+            scanners: Path | Missing = Missing(request.why_none)
+            if request.scanners is not None:
+                scanners = self._pinned(channel, request.tenant_id, request.scanners, SCANNERS)
+            wanted = ScanTree(tree=request.tree, against=request.against, limits=limits)
+            with _watching(channel, held):
+                scanned = Scanner(results, objects, self._machine().root, held).scan(wanted, scanners, lambda: None)
+            tools = self._tools(request.tenant_id)
+            self._tell(channel, results, scanned, receipts.receipt_of_scan(wanted, scanned, scanners_sha256(), tools))
+
+    def _benchmark(self, channel: Channel, asked: Any) -> None:
+        request = parse(BenchmarkRequest, asked)
+        limits = require_limits(request.limits, self._maximum)
+        with self._at_work(channel, request.tenant_id) as (held, results):
+            objects = self._bring(channel, request.tenant_id, request.tree)
+            environments, environment = self._environments(channel, request.tenant_id, request.environment_digest)
+            wanted = RunBenchmark(
+                tree=request.tree, environment=environment, plan=TestPlan.model_validate(request.plan.model_dump()),
+                argv=request.argv, limits=limits, commit_time=request.commit_time, repeat=request.repeat,
+                ordinal=request.ordinal,
+            )  # fmt: skip
+            bed = TestBed(self._home, results, objects, environments, self._machine().root, held)
+            with _watching(channel, held):
+                sample = run_benchmark(bed, wanted, lambda: None)
+            self._tell(channel, results, sample, receipts.receipt_of_benchmark(wanted, sample, self._tools(request.tenant_id)))
+
+    @contextmanager
+    def _at_work(self, channel: Channel, tenant_id: str) -> Iterator[tuple[Held, BlobStore]]:
+        """Where sandboxes of this call start, and where its results lie until the caller has them; he hears that we live."""
+        held = Held(self._machine().backend)
+        with _progress(channel, held), tempfile.TemporaryDirectory(dir=self._results) as name:
+            yield held, BlobStore(Path(name), tenant_id)
+
+    def _tools(self, tenant_id: str) -> Tools:
+        return Tools(tenant_id, harness_version(), self._machine().backend.facts())
+
+    def _bring(self, channel: Channel, tenant_id: str, tree: GitId) -> ObjectStore:
+        tenant = self._tenant(tenant_id)
         if tree not in tenant.whole and not tenant.objects.has_tree(tree):
             with need(channel, {"pack": tree, "known": list(tenant.whole)}) as pack:
                 tenant.objects.unpack(pack)
@@ -209,28 +278,29 @@ class Executing:
             tenant.whole.append(tree)
         return tenant.objects
 
+    def _pinned(self, channel: Channel, tenant_id: str, digest: Digest, pins: Path) -> Path:
+        """Tools that come from the caller, who has an index, as exactly the wheels that our own lock ``pins`` names."""
+        blobs = _Asking(self._home.blobs, tenant_id, channel)
+        require_pinned(checked_lock(blobs, digest, self._machine().root.digest), pinned_requirements(pins))
+        environments, _ = self._environments(channel, tenant_id, digest)
+        return environments.path(digest)
+
     def _bring_measuring(self, channel: Channel, tenant_id: str, environments: _Made) -> None:
-        """What measures comes from the caller, who has an index, as exactly the wheels that our own lock names."""
         tenant = self._tenant(tenant_id)
         if tenant.measuring is None:
             with need(channel, {"measuring": True}) as content:
                 digest = f"sha256:{sha256_hex(content.read(_LARGEST_LOCK))}"
-            blobs = _Asking(self._home.blobs, tenant_id, channel)
-            require_pinned(checked_lock(blobs, digest, self._machine().root.digest), pinned_requirements(HARNESS_LOCK))
-            environments.path(digest)
+            self._pinned(channel, tenant_id, digest, HARNESS_LOCK)
             tenant.measuring = digest
         environments.measuring = tenant.measuring
 
-    def _tell(self, channel: Channel, results: BlobStore, request: RunTests, seen: Observation, tenant_id: str) -> None:
-        """Everything that the run refers to, then the run with its receipt."""
-        run = seen.run
-        about = Seen(tenant_id, harness_version(), seen.planted, seen.caught)
-        envelope = receipts.sign(self._key, receipts.receipt_of(request, run, about))
-        receipt = results.put(envelope, "application/vnd.dsse.envelope.v1+json")
-        run = run.model_copy(update={"receipt": receipt, "executor": hint_of(self._key.public_key())})
-        for reference in contents_of(run):
+    def _tell(self, channel: Channel, results: BlobStore, result: Result, receipt: Receipt) -> None:
+        """Everything that the result refers to, then the result with its receipt."""
+        envelope = results.put(receipts.sign(self._key, receipt), "application/vnd.dsse.envelope.v1+json")
+        result = result.model_copy(update={"receipt": envelope})
+        for reference in contents_of(result):
             channel.send({"blob": reference.model_dump(mode="json")}, results.get(reference))
-        channel.send({"result": run.model_dump(mode="json")})
+        channel.send({"result": result.model_dump(mode="json")})
 
     def _tenant(self, tenant_id: str) -> _Tenant:
         with self._lock:
@@ -240,9 +310,16 @@ class Executing:
             return self._tenants[tenant_id]
 
 
-def contents_of(run: TestRun) -> tuple[BlobRef, ...]:
-    """What a run refers to."""
-    return tuple(one for one in (run.outcomes, run.coverage, run.timings, run.receipt) if one is not None)
+def contents_of(result: TestRun | ScannedTree | BenchmarkSample) -> tuple[BlobRef, ...]:
+    """What a result refers to."""
+    match result:
+        case TestRun():
+            found = [result.outcomes, result.coverage, result.timings, result.receipt]
+        case ScannedTree():
+            found = [result.findings, result.receipt]
+        case BenchmarkSample():
+            found = [result.receipt]
+    return tuple(one for one in found if one is not None)
 
 
 class _Made(Environments):

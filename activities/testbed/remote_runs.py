@@ -1,4 +1,4 @@
-"""Test runs as a worker has them made: an executor runs and signs, the worker keeps what it sent and follows the run."""
+"""Test runs, scans and benchmarks as a worker has them made: an executor runs and signs, the worker keeps and follows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, cast
+from typing import IO, Any, Generic, cast
 
 from activities.kernel.channel import Channel, Closed, begin, error_of
 from activities.kernel.sandbox.port import CpuUsed
@@ -17,12 +17,14 @@ from activities.kernel.sandbox.running import Running, known
 from activities.record.blobs import BlobStore
 from activities.record.objects import ObjectStore
 from activities.testbed.environment import Environments
-from activities.testbed.executing import RunRequest, contents_of
+from activities.testbed.executing import BenchmarkRequest, Result, RunRequest, ScanRequest, contents_of
 from activities.testbed.harness import HARNESS_LOCK, pinned_requirements
+from activities.testbed.scanning import Missing
 from schemas.capabilities import RunTests
 from schemas.error import InfrastructureError
-from schemas.model import BlobRef, Digest
+from schemas.model import BlobRef, Digest, Door
 from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant
+from schemas.regression import BenchmarkSample, RunBenchmark, ScannedTree, ScanTree
 from schemas.testing import TestRun
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ _RETRY_S = 0.2
 SILENT_S = 60.0
 """An executor tells every second that it lives; one that is silent for so long is given up."""
 _IN_MEMORY = 16 << 20
+_LONGEST_REASON = 2_000
 
 
 class Contents:
@@ -61,7 +64,10 @@ class Contents:
 
 
 class RemoteRuns:
-    """Runs tests in an executor. Runs are registered in ``running``, so that kill switches reach them."""
+    """Has an executor run what needs a receipt. Runs are registered in ``running``, so that kill switches reach them.
+
+    An executor that dies is started again by whoever watches it: the run is then made again, from its beginning.
+    """
 
     __test__ = False
 
@@ -73,9 +79,7 @@ class RemoteRuns:
         self._executor.ask({"environment": {"tenant_id": tenant_id, "environment_digest": environment_digest}})
 
     def run(self, request: RunTests, heartbeat: Heartbeat, *, tenant_id: str = "local") -> TestRun:
-        """One run, with its receipt. ``heartbeat`` is called about every second and may raise to stop.
-
-        An executor that dies is started again by whoever watches it: the run is then made again, from its beginning.
+        """One run of tests. ``heartbeat`` is called about every second and may raise to stop.
 
         Raises:
             Refused: LIMITS_EXCEEDED, BASE_UNKNOWN, TREE_MISMATCH, and what is wrong with the environment.
@@ -88,10 +92,33 @@ class RemoteRuns:
             variant=ReceiptVariant.of(request.variant),
             commit_time=request.commit_time, measure=request.measure,
         )  # fmt: skip
+        return self._made("run_tests", asked, TestRun, heartbeat)
+
+    def scan(
+        self, request: ScanTree, scanners: Digest | Missing, heartbeat: Heartbeat, *, tenant_id: str = "local"
+    ) -> ScannedTree:
+        """One scan of a tree, by the tools of an environment that the executor has. Raises as :meth:`run`."""
+        asked = ScanRequest(
+            tenant_id=tenant_id, tree=request.tree, against=request.against, limits=ReceiptLimits.of(request.limits),
+            scanners=None if isinstance(scanners, Missing) else scanners,
+            why_none=scanners.why[:_LONGEST_REASON] if isinstance(scanners, Missing) else "",
+        )  # fmt: skip
+        return self._made("scan", asked, ScannedTree, heartbeat)
+
+    def benchmark(self, request: RunBenchmark, heartbeat: Heartbeat, *, tenant_id: str = "local") -> BenchmarkSample:
+        """One benchmark of a tree. Raises as :meth:`run`."""
+        asked = BenchmarkRequest(
+            tenant_id=tenant_id, tree=request.tree, environment_digest=request.environment.environment_digest,
+            plan=ReceiptPlan.of(request.plan), argv=request.argv, limits=ReceiptLimits.of(request.limits),
+            commit_time=request.commit_time, repeat=request.repeat, ordinal=request.ordinal,
+        )  # fmt: skip
+        return self._made("benchmark", asked, BenchmarkSample, heartbeat)
+
+    def _made(self, call: str, asked: Door, kind: type[Result], heartbeat: Heartbeat) -> Result:
         lost_at: float | None = None
         while True:
             try:
-                return self._once(asked, heartbeat)
+                return self._once(call, asked, kind, heartbeat)
             except InfrastructureError as error:
                 lost_at = time.monotonic() if lost_at is None else lost_at
                 if error.code not in _LOST or time.monotonic() > lost_at + RESTART_S:
@@ -99,17 +126,17 @@ class RemoteRuns:
                 log.warning("the executor is gone; the run is made again: %s", error)
             time.sleep(_RETRY_S)
 
-    def _once(self, asked: RunRequest, heartbeat: Heartbeat) -> TestRun:
-        with known(self._started(asked), self._running) as (_, remote):
+    def _once(self, call: str, asked: Door, kind: type[Result], heartbeat: Heartbeat) -> Result:
+        with known(self._started(call, asked, kind), self._running) as (_, remote):
             return remote.result(heartbeat)
 
     @contextmanager
-    def _started(self, asked: RunRequest) -> Iterator[_RemoteRun]:
+    def _started(self, call: str, asked: Door, kind: type[Result]) -> Iterator[_RemoteRun[Result]]:
         channel = self._executor.connect()
         try:
             channel.wait_at_most(SILENT_S)
-            begin(channel, {"run_tests": asked.model_dump(mode="json", exclude_none=True)})
-            remote = _RemoteRun(channel, self._executor, self._blobs)
+            begin(channel, {call: asked.model_dump(mode="json", exclude_none=True)})
+            remote = _RemoteRun(channel, self._executor, self._blobs, kind)
             try:
                 yield remote
             finally:
@@ -118,25 +145,26 @@ class RemoteRuns:
             channel.close()
 
 
-class _RemoteRun:
-    """One run on the other side of a channel."""
+class _RemoteRun(Generic[Result]):
+    """One run on the other side of a channel, with a result of this kind."""
 
-    def __init__(self, channel: Channel, executor: Executor, blobs: BlobStore) -> None:
+    def __init__(self, channel: Channel, executor: Executor, blobs: BlobStore, kind: type[Result]) -> None:
         self._channel, self._executor, self._blobs = channel, executor, blobs
+        self._kind: type[Result] = kind
         self._cpu = CpuUsed()
         self._kept: set[str] = set()
-        self._run: TestRun | None = None
+        self._result: Result | None = None
         self._over = False
 
-    def result(self, heartbeat: Heartbeat) -> TestRun:
-        while self._run is None:
+    def result(self, heartbeat: Heartbeat) -> Result:
+        while self._result is None:
             heartbeat()
             self._await(heartbeat)
             self._take()
-        missing = {reference.sha256 for reference in contents_of(self._run)} - self._kept
-        if missing or self._run.receipt is None:
-            raise _nonsense(f"a run without {', '.join(sorted(missing)) or 'a receipt'}")
-        return self._run
+        missing = {reference.sha256 for reference in contents_of(self._result)} - self._kept
+        if missing or self._result.receipt is None:
+            raise _nonsense(f"a result without {', '.join(sorted(missing)) or 'a receipt'}")
+        return self._result
 
     def kill(self) -> None:
         try:
@@ -183,9 +211,9 @@ class _RemoteRun:
             case {"error": dict(described)}:
                 self._over = True
                 raise error_of(described)
-            case {"result": dict(run)}:
+            case {"result": dict(result)}:
                 self._over = True
-                self._run = TestRun.model_validate(run)
+                self._result = self._kind.model_validate(result)
             case _:
                 raise _nonsense("an unknown frame")
 

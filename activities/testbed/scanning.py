@@ -6,27 +6,22 @@ object store has, so that no text of a file, which may be a secret, leaves the s
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from pydantic import ValidationError
-
 from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
 from activities.record.blobs import BlobStore
-from activities.record.home import Home
 from activities.record.objects import ObjectStore
-from activities.testbed.environment import Environments
-from activities.testbed.harness import collect, describe_end, harness_version, pinned_requirements, start
+from activities.testbed.harness import collect, describe_end, start
 from activities.testbed.protocol import HarnessBroken, parse_line
-from schemas.canonical import jcs_sha256, sha256_hex
-from schemas.error import Refused
+from schemas.canonical import sha256_hex
 from schemas.regression import Finding, ScannedTree, ScanTree, Severity
 from schemas.test_paths import is_test_path
 from schemas.testing import Limits
@@ -42,6 +37,19 @@ _UNSCANNED = "UNSCANNED"
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
 _GUESSES = {"Base64 High Entropy String": "low", "Hex High Entropy String": "low", "Secret Keyword": "medium"}
 """Detectors that guess; the others know what a token of theirs looks like."""
+
+
+@functools.cache
+def scanners_sha256() -> str:
+    """Of the lock that pins the scanners: other scanners find other things."""
+    return sha256_hex(SCANNERS.read_bytes())
+
+
+@dataclass(frozen=True)
+class Missing:
+    """There are no scanners; ``why``: in the words of whoever looked for them."""
+
+    why: str
 
 
 @dataclass(frozen=True)
@@ -62,19 +70,17 @@ class _File:
 
 
 class Scanner:
-    """Safe to use from several threads and processes. The same files are scanned once: what is kept is what was found."""
+    """Scans trees where sandboxes start. Safe to use from several threads."""
 
-    def __init__(
-        self, home: Home, blobs: BlobStore, objects: ObjectStore, environments: Environments, root: RootFilesystem,
-        backend: SandboxBackend,
-    ) -> None:  # fmt: skip
-        self._folder = home.root / "scans" / blobs.tenant_id
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._blobs, self._objects, self._environments = blobs, objects, environments
-        self._root, self._backend = root, backend
+    def __init__(self, blobs: BlobStore, objects: ObjectStore, root: RootFilesystem, backend: SandboxBackend) -> None:
+        self._blobs, self._objects, self._root, self._backend = blobs, objects, root, backend
 
-    def scan(self, request: ScanTree, heartbeat: Heartbeat) -> ScannedTree:
-        """Raises InfrastructureError where the index cannot be reached or no sandbox started: then nothing was learnt."""
+    def scan(self, request: ScanTree, scanners: Path | Missing, heartbeat: Heartbeat) -> ScannedTree:
+        """``scanners``: folder of what :data:`SCANNERS` pins.
+
+        Raises:
+            InfrastructureError: no sandbox started; then nothing was learnt.
+        """
         changes = self._objects.changes(request.against, request.tree)
         emptied = {one.path for one in changes if one.status == "M" and one.new_oid == _EMPTY_BLOB}
         gone = tuple(_shown(one.path) for one in changes if one.status == "D" or one.path in emptied)[:_MOST_GONE]
@@ -83,42 +89,24 @@ class Scanner:
         wanted = [
             (change.path, change.new_oid) for change in changes if change.status != "D" and change.new_mode.startswith("100")
         ]  # fmt: skip
-        if len(wanted) > _MOST_FILES:
-            message = f"{len(wanted)} files differ, more than the {_MOST_FILES} that are scanned"
-            return ScannedTree(findings=None, message=message, files=0, size_bytes=size, gone=gone)
-        seen = (None if request.fresh else self._remembered(wanted)) or self._look(wanted, request, heartbeat)
+        seen = self._look(wanted, scanners, request.limits, heartbeat)
         return seen.model_copy(update={"size_bytes": size, "gone": gone})
 
-    def _remembered(self, wanted: Sequence[tuple[str, str]]) -> ScannedTree | None:
-        try:
-            seen = ScannedTree.model_validate_json(self._file(wanted).read_bytes())
-        except (OSError, ValidationError):
-            return None
-        return seen if seen.findings is not None and self._blobs.path(seen.findings).is_file() else None
-
-    def _look(self, wanted: Sequence[tuple[str, str]], request: ScanTree, heartbeat: Heartbeat) -> ScannedTree:
-        files = list(self._files(wanted))
-        try:
-            scanners = self._environments.tools(pinned_requirements(SCANNERS), heartbeat)
-        except Refused as error:
-            message = f"the index does not have the scanners: {error.message}"
+    def _look(
+        self, wanted: Sequence[tuple[str, str]], scanners: Path | Missing, limits: Limits, heartbeat: Heartbeat
+    ) -> ScannedTree:
+        if len(wanted) > _MOST_FILES:
+            message = f"{len(wanted)} files differ, more than the {_MOST_FILES} that are scanned"
+            return ScannedTree(findings=None, message=message, files=0, size_bytes=0)
+        if isinstance(scanners, Missing):
+            message = f"the index does not have the scanners: {scanners.why}"
             return ScannedTree(findings=None, message=message, scanners_missing=True, files=0, size_bytes=0)
-        findings, tools, message = self._look_at(files, request.limits, scanners, heartbeat) if files else ([], {}, "")
+        files = list(self._files(wanted))
+        findings, tools, message = self._look_at(files, limits, scanners, heartbeat) if files else ([], {}, "")
         if findings is None:
             return ScannedTree(findings=None, message=message, files=len(files), size_bytes=0)
         stored = self._blobs.put_json([finding.model_dump(mode="json") for finding in findings])
-        seen = ScannedTree(findings=stored, files=len(files), size_bytes=0, tools=tools)
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix=".writing-")
-        with os.fdopen(handle, "w") as out:
-            out.write(seen.model_dump_json())
-        os.replace(name, self._file(wanted))
-        return seen
-
-    def _file(self, wanted: Sequence[tuple[str, str]]) -> Path:
-        """Named by all that decides what is found: paths, contents, scanners, their Python, and who runs them."""
-        how = [self._root.digest, harness_version(), sha256_hex(SCANNERS.read_bytes())]
-        files = [[os.fsencode(path).hex(), oid] for path, oid in wanted]
-        return self._folder / f"{jcs_sha256({'how': how, 'files': files})}.json"
+        return ScannedTree(findings=stored, files=len(files), size_bytes=0, tools=tools)
 
     def _files(self, wanted: Sequence[tuple[str, str]]) -> Iterable[_File]:
         contents = self._objects.read_many(oid for _, oid in wanted)

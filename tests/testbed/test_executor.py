@@ -20,12 +20,15 @@ from activities.testbed import receipts, remote_runs
 from activities.testbed.executing import MODES
 from activities.testbed.harness import RUNNER_FOLDER
 from activities.testbed.remote_runs import _RemoteRun
+from activities.testbed.scans import Scans
 from schemas.canonical import digest_of, jcs
 from schemas.capabilities import RunTests
 from schemas.error import Gen4Error, InfrastructureError, Refused, Stopped
+from schemas.receipt import BenchmarkReceipt, ScanReceipt
+from schemas.regression import RunBenchmark, ScannedTree, ScanTree
 from schemas.test_command import parse_test_command
 from schemas.testing import Environment, RunVariant, TestRun
-from tests.testbed.conftest import LIMITS, Bed
+from tests.testbed.conftest import LIMITS, Bed, Files
 from tests.testbed.executors import Remote, executor, start
 
 PASSES = {"test_a.py": "def test_a():\n    print('hello')\n\ndef test_b():\n    assert 1 + 1 == 3\n"}
@@ -102,6 +105,60 @@ def test_what_was_measured_is_in_the_receipt_and_the_tools_are_those_that_we_pin
     with executor(bed) as fresh:
         message = asked(bed.tree(files), plain, measure=True)
         assert refusal(lambda: ask(fresh, message, supply)).code == "LOCK_INVALID"
+
+
+def scan_of(bed: Bed, base: Files, tree: Files, **fields: Any) -> ScanTree:
+    return ScanTree(tree=bed.tree(tree), against=bed.tree(base), limits=LIMITS, **fields)
+
+
+def test_a_scan_has_a_receipt_and_is_made_once_for_a_pair_of_trees(bed: Bed, remote: Remote) -> None:
+    scans = Scans(bed.home, bed.blobs, remote.environments, remote.runs, ("machine",))
+    asked = scan_of(bed, {"a.py": "x = 1\n", "gone": ""}, {"a.py": "import subprocess\nsubprocess.call('ls', shell=True)\n"})
+    scanned = scans.scan(asked, lambda: None)
+    assert scanned.findings is not None and "B602" in {one["rule"] for one in bed.blobs.get_json(scanned.findings)}
+    receipt = scan_receipt(bed, remote, scanned)
+    assert receipts.agrees_with_scan(receipt, scanned) and set(receipt.tools) == {"bandit", "detect-secrets"}
+    assert (receipt.tree, receipt.against, receipt.tenant_id) == (asked.tree, asked.against, "local")
+    assert scans.scan(asked, lambda: None) == scanned
+    others = asked.model_copy(update={"fresh": True}), asked.model_copy(update={"against": bed.tree({})})
+    again = [scan_receipt(bed, remote, scans.scan(other, lambda: None)) for other in others]
+    assert len({one.receipt_id for one in (receipt, *again)}) == 3
+    assert scans.scan(asked, lambda: None).receipt not in (None, scanned.receipt), "the fresh one is kept"
+
+
+def test_a_scan_without_scanners_says_who_looked_for_them(bed: Bed, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> Path:
+        raise Refused("ENVIRONMENT_UNRESOLVED", "no bandit here")
+
+    monkeypatch.setattr(remote.environments, "tools", none)
+    scans = Scans(bed.home, bed.blobs, remote.environments, remote.runs, ("machine",))
+    scanned = scans.scan(scan_of(bed, {}, {"a.py": "x = 2\n"}), lambda: None)
+    assert scanned.scanners_missing and "no bandit here" in scanned.message and scanned.size_bytes == 6
+    assert receipts.agrees_with_scan(scan_receipt(bed, remote, scanned), scanned)
+
+
+def scan_receipt(bed: Bed, remote: Remote, scanned: ScannedTree) -> ScanReceipt:
+    assert scanned.receipt is not None
+    return receipts.verify_as(ScanReceipt, bed.blobs.get(scanned.receipt), [remote.public_key])
+
+
+def test_other_scanners_than_those_that_we_pin_are_refused(bed: Bed, plain: Environment, remote: Remote) -> None:
+    asked = scan_of(bed, {}, {"a.py": "x = 3\n"})
+    error = refusal(lambda: remote.runs.scan(asked, plain.environment_digest, lambda: None))
+    assert error.code == "LOCK_INVALID"
+
+
+def test_a_benchmark_has_a_receipt_also_where_it_fails(bed: Bed, plain: Environment, remote: Remote) -> None:
+    asked = RunBenchmark(
+        tree=bed.tree({"b.py": "pass\n"}), environment=plain, plan=parse_test_command(()), argv=("python", "b.py"),
+        limits=LIMITS, commit_time=1, repeat=2, ordinal=7,
+    )  # fmt: skip
+    for request, code in ((asked, 0), (asked.model_copy(update={"argv": ("python", "none.py")}), 2)):
+        sample = remote.runs.benchmark(request, lambda: None)
+        assert sample.exit_code == code and sample.receipt is not None
+        receipt = receipts.verify_as(BenchmarkReceipt, bed.blobs.get(sample.receipt), [remote.public_key])
+        assert receipts.agrees_with_sample(receipt, sample) and len(receipt.micros) == (0 if code else 2)
+        assert (receipt.argv, receipt.tree, receipt.ordinal) == (request.argv, request.tree, 7)
 
 
 def test_two_equal_runs_have_two_receipts(bed: Bed, plain: Environment, remote: Remote) -> None:
@@ -260,7 +317,7 @@ def test_an_executor_that_sends_other_results_than_it_names_is_not_believed(bed:
         [({"result": run.model_dump(mode="json")}, io.BytesIO())],
         [({"nonsense": 1}, io.BytesIO())],
     ):
-        one = _RemoteRun(Lying(frames), Executor(Path("/nowhere"), lambda _: b""), bed.blobs)  # type: ignore[arg-type]
+        one = _RemoteRun(Lying(frames), Executor(Path("/nowhere"), lambda _: b""), bed.blobs, TestRun)  # type: ignore[arg-type]
         one._await = lambda heartbeat: None  # type: ignore[method-assign]
         assert refusal(lambda one=one: one.result(lambda: None)).code == "EXECUTOR_BROKEN"  # type: ignore[misc]
 

@@ -12,12 +12,25 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from activities.kernel import dsse
 from activities.kernel.signing_keys import pem_of
-from activities.testbed.receipts import Seen, agrees, receipt_of, sign, verify
+from activities.testbed.receipts import (
+    Seen,
+    Tools,
+    agrees,
+    agrees_with_sample,
+    agrees_with_scan,
+    receipt_of,
+    receipt_of_benchmark,
+    receipt_of_scan,
+    sign,
+    verify,
+    verify_as,
+)
 from schemas.canonical import jcs
 from schemas.capabilities import RunTests
 from schemas.error import Refused
 from schemas.model import BlobRef
-from schemas.receipt import RECEIPT_TYPE
+from schemas.receipt import RECEIPT_TYPE, BenchmarkReceipt, RunReceipt, ScanReceipt
+from schemas.regression import BenchmarkSample, RunBenchmark, ScannedTree, ScanTree
 from schemas.test_command import parse_test_command
 from schemas.testing import Environment, RunVariant, SandboxFacts, TestRun
 
@@ -36,6 +49,14 @@ RUN = TestRun(
 )  # fmt: skip
 RECEIPT = receipt_of(REQUEST, RUN, Seen("local", "6" * 64, 3, 3))
 ENVELOPE = sign(KEY, RECEIPT)
+SCANNED = ScannedTree(findings=BLOB, files=1, size_bytes=2, gone=("a",), tools={"bandit": "1"})
+SAMPLE = BenchmarkSample(micros=(1, 2))
+TOOLS = Tools("local", "6" * 64, RUN.sandbox)
+SCAN = receipt_of_scan(ScanTree(tree="a" * 40, against="b" * 40), SCANNED, "7" * 64, TOOLS)
+BENCHMARK = receipt_of_benchmark(
+    RunBenchmark(tree="a" * 40, environment=REQUEST.environment, plan=REQUEST.plan, argv=("python", "b.py"), commit_time=1),
+    SAMPLE, TOOLS,
+)  # fmt: skip
 
 
 def keys(*private: ec.EllipticCurvePrivateKey) -> list[str]:
@@ -119,3 +140,30 @@ def test_a_payload_changed_after_signing_is_not_the_executors() -> None:
 )  # fmt: skip
 def test_a_run_that_claims_anything_else_does_not_agree(claim: dict[str, Any]) -> None:
     assert not agrees(RECEIPT, RUN.model_copy(update=claim))
+
+
+def test_no_receipt_passes_for_one_of_another_kind() -> None:
+    made = {RunReceipt: RECEIPT, ScanReceipt: SCAN, BenchmarkReceipt: BENCHMARK}
+    for kind, receipt in made.items():
+        envelope = sign(KEY, receipt)  # type: ignore[arg-type]
+        assert verify_as(kind, envelope, keys(KEY)) == receipt  # type: ignore[type-var]
+        for other in made.keys() - {kind}:
+            with pytest.raises(Refused, match="RECEIPT_INVALID"):
+                verify_as(other, envelope, keys(KEY))  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"findings": None}, {"findings": BLOB.model_copy(update={"sha256": "9" * 64})}, {"message": "x"}, {"files": 0},
+        {"scanners_missing": True}, {"size_bytes": 1}, {"gone": ()}, {"tools": {}},
+    ],
+    ids=lambda claim: next(iter(claim)),
+)  # fmt: skip
+def test_a_scan_that_claims_anything_else_does_not_agree(claim: dict[str, Any]) -> None:
+    assert agrees_with_scan(SCAN, SCANNED) and not agrees_with_scan(SCAN, SCANNED.model_copy(update=claim))
+
+
+@pytest.mark.parametrize("claim", [{"micros": (1, 1)}, {"micros": ()}, {"exit_code": 1}, {"message": "x"}])
+def test_a_sample_that_claims_anything_else_does_not_agree(claim: dict[str, Any]) -> None:
+    assert agrees_with_sample(BENCHMARK, SAMPLE) and not agrees_with_sample(BENCHMARK, SAMPLE.model_copy(update=claim))

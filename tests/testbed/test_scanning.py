@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from activities.testbed.scanning import SCANNERS, Scanner
+from activities.testbed.harness import pinned_requirements
+from activities.testbed.scanning import SCANNERS, Missing, Scanner
 from schemas.capabilities import ScanTree
-from schemas.error import Refused
 from schemas.regression import Finding, ScannedTree
 from tests.testbed.conftest import LIMITS, Bed, Files
 
@@ -20,10 +20,11 @@ Scan = Callable[[Files, Files], tuple[ScannedTree, list[Finding]]]
 
 @pytest.fixture(scope="module")
 def scan(bed: Bed, root, backend) -> Scan:  # type: ignore[no-untyped-def]  # fixtures of the folder
-    scanner = Scanner(bed.home, bed.blobs, bed.objects, bed.environments, root, backend)
+    scanner = Scanner(bed.blobs, bed.objects, root, backend)
+    scanners = bed.environments.tools(pinned_requirements(SCANNERS), lambda: None)
 
     def go(base: Files, patched: Files) -> tuple[ScannedTree, list[Finding]]:
-        found = scanner.scan(ScanTree(tree=bed.tree(patched), against=bed.tree(base), limits=LIMITS), lambda: None)
+        found = scanner.scan(ScanTree(tree=bed.tree(patched), against=bed.tree(base), limits=LIMITS), scanners, lambda: None)
         listed = [] if found.findings is None else bed.blobs.get_json(found.findings)
         return found, [Finding.model_validate(one) for one in listed]
 
@@ -85,28 +86,9 @@ def test_a_change_of_too_many_files_is_not_scanned_and_says_so(scan: Scan, monke
     assert result.findings is None and "3 files differ, more than the 2" in result.message and findings == []
 
 
-def test_the_same_files_are_scanned_once(bed: Bed, root, backend, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    scanner = Scanner(bed.home, bed.blobs, bed.objects, bed.environments, root, backend)
-    empty, tree, more = bed.tree({}), bed.tree({"once.py": SHELL}), bed.tree({"once.py": SHELL, "more.py": ""})
-    request = ScanTree(tree=tree, against=empty, limits=LIMITS)
-    first = scanner.scan(request, lambda: None)
-    began: list[object] = []
-    monkeypatch.setattr(scanner, "_look_at", lambda *_: began.append(1) or ([], {}, ""))
-    again = scanner.scan(request, lambda: None)
-    assert (again, began) == (first, [])
-    scanner.scan(request.model_copy(update={"fresh": True}), lambda: None)
-    scanner.scan(ScanTree(tree=more, against=empty, limits=LIMITS), lambda: None)
-    assert len(began) == 2
-
-
-def test_an_index_without_the_scanners_is_no_fault_of_the_tree(bed: Bed, root, backend, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    def none(*_: object) -> None:
-        raise Refused("ENVIRONMENT_UNRESOLVED", "no bandit here")
-
-    monkeypatch.setattr(bed.environments, "tools", none)
-    scanner = Scanner(bed.home, bed.blobs, bed.objects, bed.environments, root, backend)
-    request = ScanTree(tree=bed.tree({"a.py": "x = 1\n"}), against=bed.tree({}), limits=LIMITS, fresh=True)
-    result = scanner.scan(request, lambda: None)
+def test_an_index_without_the_scanners_is_no_fault_of_the_tree(bed: Bed, root, backend) -> None:  # type: ignore[no-untyped-def]
+    request = ScanTree(tree=bed.tree({"a.py": "x = 1\n"}), against=bed.tree({}), limits=LIMITS)
+    result = Scanner(bed.blobs, bed.objects, root, backend).scan(request, Missing("no bandit here"), lambda: None)
     assert (result.findings, result.scanners_missing, result.size_bytes) == (None, True, 6)
     assert "no bandit here" in result.message
 
