@@ -2,7 +2,7 @@
 #
 # input: facts computed by activities/policy/facts.py from the trees of both sides:
 # {"size_bytes", "canonical", "collisions": [path], "files": [{"path", "folded" (list of segments), "git", "plain",
-#   "change" ("added", "deleted", "modified"), "kinds": [kind], "modes": [mode], "binary", "lfs", "hidden": [name], "shadows": [name]}]}
+#   "change" ("added", "deleted", "modified"), "kinds": [kind], "modes": [mode], "binary", "misread", "lfs", "hidden": [name], "shadows": [name]}]}
 package gen4.patch
 
 decision := {"required": required, "passed": passed, "findings": findings}
@@ -26,6 +26,9 @@ passed contains "patch.regular_files" if every file in input.files { all_regular
 passed contains "patch.modes" if every file in input.files { mode_kept(file) }
 
 passed contains "patch.text" if every file in input.files { file.binary == false }
+
+# Where Python and people read the same bytes as the same text, "misread" is empty.
+passed contains "patch.encoding" if every file in input.files { file.misread == "" }
 
 passed contains "patch.no_lfs" if every file in input.files { file.lfs == false }
 
@@ -111,9 +114,14 @@ findings contains {"rule_id": "patch.modes", "message": message, "path": file.pa
 	message := sprintf("%v with modes %v; a patch may not change modes, and new files are 100644", [file.change, concat(", ", file.modes)])
 }
 
-findings contains {"rule_id": "patch.text", "message": "is not UTF-8 text of bearable size", "path": file.path} if {
+findings contains {"rule_id": "patch.text", "message": "is not text of bearable size", "path": file.path} if {
 	some file in input.files
 	file.binary == true
+}
+
+findings contains {"rule_id": "patch.encoding", "message": file.misread, "path": file.path} if {
+	some file in input.files
+	file.misread != ""
 }
 
 findings contains {"rule_id": "patch.no_lfs", "message": "is a pointer of Git LFS", "path": file.path} if {

@@ -4,7 +4,7 @@ import data.gen4.patch
 
 file := {
 	"path": "src/pkg/mod.py", "folded": ["src", "pkg", "mod.py"], "change": "modified", "git": false, "plain": true,
-	"kinds": ["regular"], "modes": ["100644"], "binary": false, "lfs": false, "hidden": [], "shadows": [],
+	"kinds": ["regular"], "modes": ["100644"], "binary": false, "misread": "", "lfs": false, "hidden": [], "shadows": [],
 }
 
 good := {"size_bytes": 100, "canonical": true, "collisions": [], "files": [file]}
@@ -24,7 +24,7 @@ test_good if passed(good) == all
 test_every_check_is_required if {
 	decision := patch.decision with input as good
 	decision.required == all
-	count(all) == 14
+	count(all) == 15
 }
 
 test_nonempty if of({"files": []}) == all - {"patch.nonempty"}
@@ -62,6 +62,8 @@ test_new_executable if with_file({"change": "added", "modes": ["100755"]}) == al
 test_deleted_file if with_file({"change": "deleted", "modes": ["100755"]}) == all
 
 test_binary if with_file({"binary": true}) == all - {"patch.text"}
+
+test_encoding if with_file({"misread": "it declares utf-7"}) == all - {"patch.encoding"}
 
 test_lfs if with_file({"lfs": true}) == all - {"patch.no_lfs"}
 
@@ -111,7 +113,7 @@ test_an_empty_question_passes_nothing if {
 test_reasons_name_only_the_file_that_is_wrong if {
 	wrong := object.union(file, {
 		"path": "bad", "folded": ["conftest.py"], "change": "added", "git": true, "plain": false, "kinds": ["symlink"],
-		"modes": ["120000"], "binary": true, "lfs": true, "hidden": ["U+202E"], "shadows": ["json"],
+		"modes": ["120000"], "binary": true, "misread": "it declares utf-7", "lfs": true, "hidden": ["U+202E"], "shadows": ["json"],
 	})
 	decision := patch.decision with input as object.union(good, {"files": [file, wrong], "collisions": ["bad"]})
 	{finding.path | some finding in decision.findings; finding.path} == {"bad"}

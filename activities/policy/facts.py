@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from activities.policy.encodings import Reading, reading_of
 from activities.policy.spelling import fold, hidden_characters, is_git_name, is_plain_path, printable
 from schemas.model import Payload
 
@@ -55,6 +56,8 @@ class FileFacts(Payload):
     kinds: tuple[str, ...]
     modes: tuple[str, ...]
     binary: bool
+    misread: str
+    """Why Python would read the new file as something else than people do; or empty."""
     lfs: bool
     hidden: tuple[str, ...]
     shadows: tuple[str, ...]
@@ -92,10 +95,13 @@ def _file_facts(
 ) -> FileFacts:
     sides = [side for side in (old, new) if side is not None]
     texts = {side.oid: _content(side, read) for side in sides}
-    old_bytes, new_bytes = texts.get(old.oid) if old else b"", texts.get(new.oid) if new else b""
+    old_bytes, new_bytes = (texts[side.oid] or b"" if side is not None else b"" for side in (old, new))
     folded = tuple(printable(fold(segment)) for segment in path.split("/"))
-    binary = any(content is None or not _is_text(content) for content in texts.values())
-    added = "" if binary else _added_lines(old_bytes or b"", new_bytes or b"")
+    binary = any(content is None or b"\0" in content for content in texts.values())
+    reading = reading_of(path, new_bytes)
+    if reading != reading_of(path, old_bytes):
+        old_bytes = b""  # every line says something else now
+    added = () if binary else _added_lines(old_bytes, new_bytes, reading)
     return FileFacts(
         path=printable(path),
         folded=folded,
@@ -105,8 +111,9 @@ def _file_facts(
         kinds=tuple(sorted({_KINDS.get(side.mode, f"file of mode {side.mode}") for side in sides})),
         modes=tuple(dict.fromkeys(side.mode for side in sides)),
         binary=binary,
+        misread=reading.problem,
         lfs=any(content is not None and content.startswith(LFS_MARK) for content in texts.values()),
-        hidden=tuple(sorted({*hidden_characters(path), *hidden_characters(added)})),
+        hidden=tuple(sorted({name for text in (path, *added) for name in hidden_characters(text)})),
         shadows=tuple(sorted(_shadows(after.top_level(path), before))) if new else (),
     )
 
@@ -132,21 +139,12 @@ def _content(side: Side, read: Callable[[str], bytes]) -> bytes | None:
     return read(side.oid)
 
 
-def _is_text(content: bytes) -> bool:
-    if b"\0" in content:
-        return False
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _added_lines(old: bytes, new: bytes) -> str:
-    """The lines that ``new`` has more often than ``old``. Content that was there before is not the patch's doing."""
+def _added_lines(old: bytes, new: bytes, reading: Reading) -> tuple[str, ...]:
+    """The lines that ``new`` has more often than ``old``, as each reads them. What was there before is not the patch's doing."""
     lines = Counter(new.split(b"\n"))
     lines.subtract(Counter(old.split(b"\n")))
-    return "\n".join(line.decode("utf-8", errors="replace") for line, count in lines.items() if count > 0)
+    added = b"\n".join(line for line, count in lines.items() if count > 0)
+    return reading.texts(added)
 
 
 def _collisions(result: Mapping[str, Side], added: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import unicodedata
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from activities.policy.encodings import SINGLE_BYTE, reading_of
 from activities.policy.facts import LFS_MARK, MAX_TEXT_BYTES, FileFacts, PatchFacts, Side, is_taken, patch_facts
 from activities.policy.spelling import fold, hidden_characters, is_git_name, is_plain_path
 
@@ -40,7 +42,7 @@ def test_an_ordinary_change_has_no_marks() -> None:
     file = only({"src/a.py": b"x = 1\n", "b": b"same"}, {"src/a.py": b"x = 2\n", "b": b"same"})
     assert file == FileFacts(
         path="src/a.py", folded=("src", "a.py"), change="modified", git=False, plain=True, kinds=("regular",),
-        modes=("100644",), binary=False, lfs=False, hidden=(), shadows=(),
+        modes=("100644",), binary=False, misread="", lfs=False, hidden=(), shadows=(),
     )  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def test_mode_changes_without_content() -> None:
     assert only({"a": b"x"}, {"a": ("100755", b"x")}).modes == ("100644", "100755")
 
 
-@pytest.mark.parametrize("content", [b"\0", b"a\0b", b"\xff\xfe", b"\xc3\x28"])
+@pytest.mark.parametrize("content", [b"\0", b"a\0b", "caf\u00e9".encode("utf-16")])
 def test_binary(content: bytes) -> None:
     assert only({}, {"a": content}).binary
     assert only({"a": content}, {}).binary
@@ -103,6 +105,97 @@ def test_what_was_there_before_is_not_the_patchs_doing() -> None:
 def test_line_ends_and_tabs_are_ordinary() -> None:
     assert only({}, {"a": b"x\r\n\ty\r\n\x0c\n"}).hidden == ()
     assert only({}, {"a": b"x\rhidden = 1\n"}).hidden == ("U+000D",)
+
+
+# --- encodings -------------------------------------------------------------------------------------------------------
+
+LATIN = "# coding: latin-1\nNAME = 'caf\u00e9'\n".encode("latin-1")
+
+
+@pytest.mark.parametrize("path", ["a.py", "a.c", "README"])
+def test_latin_1_is_text(path: str) -> None:
+    file = only({path: LATIN}, {path: LATIN + b"# \xe9t\xe9\n"})
+    assert (file.binary, file.misread, file.hidden) == (False, "", ())
+
+
+@pytest.mark.parametrize(
+    "declared, byte, name",
+    [
+        ("latin-1", b"\x85", "U+0085"), ("cp1255", b"\xfd", "U+200E"), ("cp1256", b"\x9d", "U+200C"),
+        ("iso-8859-8", b"\xfe", "U+200F"),
+    ],
+)  # fmt: skip
+def test_hidden_characters_are_seen_through_the_encoding(declared: str, byte: bytes, name: str) -> None:
+    source = b"# vim: set fileencoding=%s :\n" % declared.encode()
+    assert name in only({"a.py": source}, {"a.py": source + b"x = '" + byte + b"'\n"}).hidden
+
+
+@pytest.mark.parametrize("char", BIDI + ZERO_WIDTH + CONTROLS[1:])
+@pytest.mark.parametrize("more", [b"", b"\xe9"])
+def test_no_encoding_hides_what_utf8_readers_would_see(char: str, more: bytes) -> None:
+    """One byte that is no UTF-8 makes nothing of the rest unseen; nor does a cookie."""
+    for head in (b"", b"# coding: latin-1\n", b"# coding: koi8-r\n"):
+        assert f"U+{ord(char):04X}" in only({}, {"a.py": head + b"x = '" + char.encode() + more + b"'\n"}).hidden
+
+
+UTF_7 = b"# coding: utf-7\nx = 1 # +AAo-evil()\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        UTF_7, b"#!/usr/bin/python\n" + UTF_7, b"\r" + UTF_7, b" \x0c\r\n" + UTF_7, b"\xef\xbb\xbf" + UTF_7,
+        b"# -*- coding: unicode_escape -*-\n", b"#coding=utf-16\n", b"# coding: rot13\n", b"# coding: shift_jis\n",
+        b"# coding: mac_arabic\n", b"# coding: nonsense\n", b"# coding: undefined\n", b"# coding: ../../x\n",
+        b"#coding:" + b"x" * 999,
+    ],
+)  # fmt: skip
+def test_a_source_may_not_declare_what_reads_ascii_as_something_else(content: bytes) -> None:
+    for path in ("a.py", "A.PY", "a.pyw"):
+        assert only({}, {path: content}).misread.startswith("it declares the encoding ")
+    assert len(only({}, {"a.py": content}).misread) < 150
+    assert only({"a.py": content}, {}).misread == ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"# coding: utf-8\n", b"# coding: UTF8\n", b"# coding: cp1252\n", b"x = 1\n" + UTF_7, b"\n\n" + UTF_7,
+        b"x = '# coding: utf-7'\n",
+    ],
+)  # fmt: skip
+def test_other_sources_are_read_as_they_look(content: bytes) -> None:
+    assert only({}, {"a.py": content}).misread == ""
+    assert only({}, {"notes.txt": UTF_7}).misread == ""
+    assert only({}, {"script": b"#!/usr/bin/env python3\n" + UTF_7}).misread
+
+
+def test_declared_is_what_python_believes() -> None:
+    """Against Python itself, also where lines end oddly."""
+    for head in (b"", b"\n", b"\r", b"\r\n", b"# x\n", b"# x\r", b"\x0c\n", b"x = 0\n", b"\n\n", b"# coding: ascii\n", b"\\\n"):
+        source = head + b"# coding: koi8-r\nname = '\xc1'\n"
+        try:
+            found: dict[str, str] = {}
+            exec(compile(source, "a", "exec"), found)  # noqa: S102  our own text
+            believed = found["name"] == "\u0430"
+        except SyntaxError:
+            believed = False
+        assert ("koi8-r" in reading_of("a.py", source).encodings) == believed, head
+
+
+@pytest.mark.parametrize("name", sorted(SINGLE_BYTE))
+def test_each_accepted_encoding_extends_ascii_byte_by_byte(name: str) -> None:
+    single = [bytes([byte]).decode(name, "replace") for byte in range(256)]
+    assert "".join(single[:128]).encode() == bytes(range(128))
+    assert all(len(char) == 1 and not char.isascii() for char in single[128:])
+    everything = bytes(range(256)) + bytes(range(255, -1, -1))
+    assert everything.decode(name, "replace") == "".join(single + single[::-1])
+    assert codecs.lookup(name).name == name
+
+
+def test_a_new_cookie_makes_every_line_new() -> None:
+    old = b"\nx = '\xfd'\n"
+    assert only({"a.py": old}, {"a.py": b"# coding: cp1255" + old}).hidden == ("U+200E",)
 
 
 @given(st.text())

@@ -100,7 +100,7 @@ def review(tmp_path: Path, opa: RunningOpa) -> Iterator[Review]:
 
 def test_a_fix_of_product_code_is_allowed_and_recorded(review: Review) -> None:
     decision = review.patch({**BASE, "src/shop/price.py": b"x = 2\n"})
-    assert decision.decision == "allow" and len(decision.required_checks) == 14
+    assert decision.decision == "allow" and len(decision.required_checks) == 15
     [(event, payload)] = EventChain(review.store.tenant("local")).read("s")
     assert (event.kind, event.capability_id, payload["decision"]) == ("policy.decision", "policy.review_patch", "allow")
     assert payload["policy_digest"] == decision.policy_digest
@@ -112,6 +112,8 @@ ATTACKS: dict[str, tuple[Files, set[str]]] = {
     "a submodule": ({"sub": ("160000", b"")}, {"regular_files", "modes", "text"}),
     "an executable": ({"src/shop/price.py": ("100755", b"x = 1\n")}, {"modes"}),
     "a binary": ({"src/shop/data": b"\0\1"}, {"text"}),
+    "UTF-7": ({"src/shop/price.py": b"# coding: utf-7\nx = +ACI-1+ACI-\n"}, {"encoding"}),
+    "a direction mark of another encoding": ({"src/shop/price.py": b"# coding: cp1255\nx = '\xfd'\n"}, {"no_hidden_characters"}),
     "an LFS pointer": ({"big": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"}, {"no_lfs"}),
     "gitattributes": ({"src/.gitattributes": b"*.py filter=x\n"}, {"no_git_files"}),
     "gitmodules in capitals": ({".GitModules": b"x\n"}, {"no_git_files"}),
@@ -152,6 +154,7 @@ def test_each_attack_is_denied_for_its_own_reason(review: Review, attack: str) -
         {"src/shop/types.py": b"x\n"}, {"src/shop/shop.py": b"x\n"}, {"tools/shop.py": b"x\n"}, {"tests/price.py": b"x\n"},
         {"tests/test_new.py": b"def test(): pass\n"}, {"docs/x.md": "ä — ok\n".encode()},
         {"run.sh": ("100755", b"#!/bin/sh\nexit 0\n")}, {"src/shop/price.py": b"x = 1\r\ny = 2\r\n"},
+        {"src/shop/price.py": b"# coding: latin-1\nx = '\xe9'\n"}, {"src/shop/price.c": b"/* \xe9 */\n"},
     ],
 )  # fmt: skip
 def test_ordinary_changes_are_allowed(review: Review, changes: Files) -> None:
