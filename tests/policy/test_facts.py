@@ -242,7 +242,7 @@ def test_folding(name: str, folded: str) -> None:
 def test_folding_is_stable_and_never_empty(name: str) -> None:
     assert fold(name) == fold(unicodedata.normalize("NFD", name)) == fold(unicodedata.normalize("NFC", name))
     assert fold(name) == fold(name.casefold()) or ":" in name
-    assert fold(name) or not name.strip("\u200b")
+    assert fold(name) or not is_plain_path(name), "what only has characters that nobody sees is refused for that"
 
 
 @pytest.mark.parametrize("path", ["a/b.py", "a b/c.py", "ä/ö.py", "-x", "a/.b", "a(1).py", "日本/x"])
