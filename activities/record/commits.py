@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from activities.record.git import Git, GitFailed, object_id
-from activities.record.trees import cat_file
+from activities.record.readers import CatFile
 from schemas.error import InfrastructureError, InputError
 
 _PERSON = re.compile(r"[^<>\x00-\x1f\x7f]+ <[^<>\x00-\x20\x7f]+>\Z")
@@ -30,10 +30,9 @@ class CommitInfo:
     message: str
 
 
-def read_commit(git: Git, commit: str) -> CommitInfo:
+def read_commit(objects: CatFile, commit: str) -> CommitInfo:
     """Raises: InputError OBJECT_ID when the object is no commit; InfrastructureError OBJECT_MISSING, OBJECT_CORRUPT."""
-    with cat_file(git) as objects:
-        kind, data = objects.read(commit)
+    kind, data = objects.read(commit)
     if kind != "commit":
         raise InputError("OBJECT_ID", f"{commit} is a {kind}, not a commit", "send the id of a commit")
     return _parse(commit, data)

@@ -16,15 +16,30 @@ from typing import IO, BinaryIO
 from activities.record import commits, packs, transfer
 from activities.record.commits import CommitInfo
 from activities.record.git import Git, GitFailed, object_id, require_git
+from activities.record.readers import Readers
 from activities.record.remotes import Protocol, check_ref, parse_remote
 from activities.record.transfer import FetchedCommit, PushReceipt
-from activities.record.trees import EPOCH_MTIME, TreeEntry, cat_file, check_path, read_tree, write_tar
+from activities.record.tree_edits import Made, edit_tree
+from activities.record.trees import (
+    EPOCH_MTIME,
+    Named,
+    TreeEntry,
+    check_path,
+    compare_trees,
+    find_files,
+    git_object_id,
+    list_tree,
+    read_tree,
+    write_tar,
+)
 from schemas.error import InfrastructureError, Refused
 from schemas.model import ZERO_ID
 
+_ABSENT = ("000000", ZERO_ID)
 LOCAL_ONLY: frozenset[Protocol] = frozenset({"file"})
 _CACHED_DIGESTS = 50_000
 """About 12 MB: a large repository, whose steps then cost only what changed."""
+_CACHED_SNAPSHOTS = 1_000
 _DIFF_OPTIONS = (
     "--patch", "-r", "--full-index", "--binary", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
     "--diff-algorithm=myers", "--indent-heuristic", "--unified=3", "--inter-hunk-context=0", "--src-prefix=a/",
@@ -50,7 +65,9 @@ class ObjectStore:
 
     def __init__(self, path: Path) -> None:
         self._git = Git(path)
+        self._readers = Readers(self._git)
         self._content: dict[str, str] = {}
+        self._snapshots: dict[str, str] = {}
 
     @classmethod
     def open(cls, path: Path) -> ObjectStore:
@@ -108,7 +125,8 @@ class ObjectStore:
 
     def commit(self, commit: str) -> CommitInfo:
         """Raises: InputError OBJECT_ID when the object is no commit; InfrastructureError OBJECT_MISSING."""
-        return commits.read_commit(self._git, commit)
+        with self._readers.reading() as objects:
+            return commits.read_commit(objects, commit)
 
     def is_ancestor(self, commit: str, head: str) -> bool:
         """Whether ``head`` is ``commit`` or was built on it; both are in the store."""
@@ -120,16 +138,22 @@ class ObjectStore:
 
     def entries(self, tree: str) -> list[TreeEntry]:
         """All files, links and gitlinks, sorted by path. Each tree object is hashed again on the way."""
-        return read_tree(self._git, tree)
+        with self._readers.reading() as objects:
+            return read_tree(objects, tree)
+
+    def paths(self, tree: str) -> list[str]:
+        """Paths of all files, links and gitlinks, sorted."""
+        with self._readers.reading() as objects:
+            return [path for path, _, _ in list_tree(objects, tree)]
 
     def read(self, oid: str) -> bytes:
         """The bytes of one object, hashed again."""
-        with cat_file(self._git) as objects:
+        with self._readers.reading() as objects:
             return objects.read(oid)[1]
 
     def read_many(self, oids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Objects in the given order, one in memory at a time."""
-        with cat_file(self._git) as objects:
+        with self._readers.reading() as objects:
             for oid in oids:
                 yield oid, objects.read(oid)[1]
 
@@ -139,16 +163,8 @@ class ObjectStore:
 
     def files(self, tree: str, paths: Iterable[str]) -> dict[str, bytes]:
         """The contents of those of ``paths`` that are regular files of the tree."""
-        if not (wanted := [check_path(path) for path in paths]):
-            return {}  # git would list all
-        listing = self._git.run("ls-tree", "-z", "--full-tree", "--end-of-options", object_id(tree), *wanted)
-        found: dict[str, str] = {}
-        for line in listing.split(b"\0")[:-1]:
-            facts, _, path = line.partition(b"\t")
-            mode, kind, oid = facts.decode().split()
-            if kind == "blob" and mode != "120000":
-                found[os.fsdecode(path)] = oid
-        return dict(zip(found, (data for _, data in self.read_many(found.values())), strict=True)) if found else {}
+        with self._readers.reading() as objects:
+            return {path: objects.read(oid)[1] for path, oid in find_files(objects, tree, paths).items()}
 
     def tar(self, tree: str, out: BinaryIO, mtime: int = EPOCH_MTIME) -> tuple[str, ...]:
         """Write the tree to ``out`` as a deterministic tar; return the paths left out.
@@ -158,17 +174,27 @@ class ObjectStore:
         Args:
             mtime: time of every entry, UTC seconds; the default is the first that zip archives can hold.
         """
-        return write_tar(self._git, self.entries(tree), out, mtime)
+        with self._readers.reading() as objects:
+            return write_tar(objects, read_tree(objects, tree), out, mtime)
 
     def snapshot_hash(self, tree: str) -> str:
         """sha256 over the sorted lines ``mode SP sha256 SP path LF`` of all files and links (contracts §9)."""
-        entries = [entry for entry in self.entries(tree) if entry.type == "blob"]
+        if (found := self._snapshots.get(tree)) is None:
+            with self._readers.reading() as objects:
+                listed = list_tree(objects, tree)
+            found = self._snapshot_of([entry for entry in listed if entry[1] != "160000"])
+            if len(self._snapshots) >= _CACHED_SNAPSHOTS:
+                self._snapshots.clear()
+            self._snapshots[tree] = found
+        return found
+
+    def _snapshot_of(self, entries: list[tuple[str, str, str]]) -> str:
         if len(self._content) > _CACHED_DIGESTS:
             self._content.clear()
-        unknown = sorted({entry.oid for entry in entries} - self._content.keys())
-        for oid, data in self.read_many(unknown):
-            self._content[oid] = hashlib.sha256(data).hexdigest()
-        lines = [f"{entry.mode} {self._content[entry.oid]} ".encode() + os.fsencode(entry.path) + b"\n" for entry in entries]
+        known = {oid: self._content[oid] for _, _, oid in entries if oid in self._content}
+        for oid, data in self.read_many(sorted({oid for _, _, oid in entries} - known.keys())):
+            known[oid] = self._content[oid] = hashlib.sha256(data).hexdigest()
+        lines = [f"{mode} {known[oid]} ".encode() + os.fsencode(path) + b"\n" for path, mode, oid in entries]
         return hashlib.sha256(b"".join(sorted(lines))).hexdigest()
 
     # --- trees and diffs ---------------------------------------------------------------------------------------------
@@ -179,39 +205,27 @@ class ObjectStore:
         Raises:
             Refused: TREE_UNSAFE for such a path; EDIT_REFUSED for a link, a gitlink, or a file where a folder is.
         """
-        modes = {entry.path: entry.mode for entry in self.entries(base_tree)}
-        lines: list[bytes] = []
+        with self._readers.reading() as objects:
+            modes = {path: mode for path, mode, _ in list_tree(objects, base_tree)}
+        entries: dict[str, Named | None] = {}
+        new: Made = {}
         for path, content in sorted(edits.items()):
             mode = modes.get(check_path(path), "100644")
             _refuse_edit(path, mode, modes)
             if content is None:
-                if path in modes:
-                    lines.append(f"0 {ZERO_ID}\t".encode() + os.fsencode(path))
-                continue
-            oid = self._git.run("hash-object", "-w", "--stdin", "--no-filters", stdin=content).decode().strip()
-            lines.append(f"{mode} {oid}\t".encode() + os.fsencode(path))
-
-        def change(environment: Mapping[str, str]) -> None:
-            listing = b"".join(line + b"\0" for line in lines)
-            self._git.run("update-index", "-z", "--index-info", stdin=listing, environment=environment)
-
-        return self._with_index(base_tree, change)
+                entries[path] = None
+            else:
+                oid = git_object_id("blob", content)
+                new[oid], entries[path] = ("blob", content), (mode, oid)
+        return self._edited(base_tree, entries, new)
 
     def undo(self, tree: str, changes: Iterable[Change]) -> str:
         """``tree`` with each of these changes taken back: old modes and contents return, additions go.
 
         Where something of ``tree`` is in the way of what returns (a file where a folder was), it goes too.
         """
-        lines = [
-            f"{change.old_mode if int(change.old_oid, 16) else 0} {change.old_oid}\t".encode() + os.fsencode(change.path)
-            for change in sorted(changes, key=lambda change: (int(change.old_oid, 16) != 0, os.fsencode(change.path)))
-        ]
-
-        def update(environment: Mapping[str, str]) -> None:
-            listing = b"".join(line + b"\0" for line in lines)
-            self._git.run("update-index", "--replace", "-z", "--index-info", stdin=listing, environment=environment)
-
-        return self._with_index(tree, update)
+        old = {change.path: (change.old_mode, change.old_oid) if int(change.old_oid, 16) else None for change in changes}
+        return self._edited(tree, old, {})
 
     def diff(self, base: str, result: str) -> bytes:
         """The canonical git diff of two trees: full ids, no renames, three lines of context, sorted by path."""
@@ -244,11 +258,9 @@ class ObjectStore:
 
     def changes(self, base: str, result: str) -> tuple[Change, ...]:
         """What differs between two trees, with modes and ids, sorted by path; a rename is a deletion and an addition."""
-        options = ("-r", "-z", "--raw", "--no-renames", "--full-index")
-        raw = self._git.run("diff-tree", *options, object_id(base), object_id(result), "--")
-        fields = raw.split(b"\0")[:-1]
-        changes = [_parse_change(head.decode(), os.fsdecode(path)) for head, path in zip(fields[::2], fields[1::2], strict=True)]
-        return tuple(sorted(changes, key=lambda change: os.fsencode(change.path)))
+        with self._readers.reading() as objects:
+            found = [_change(*differing) for differing in compare_trees(objects, base, result)]
+        return tuple(sorted(found, key=lambda change: os.fsencode(change.path)))
 
     def commit_tree(
         self,
@@ -297,6 +309,15 @@ class ObjectStore:
 
     # --- private -----------------------------------------------------------------------------------------------------
 
+    def _edited(self, tree: str, entries: Mapping[str, Named | None], new: Made) -> str:
+        with self._readers.reading() as objects:
+            edited, folders = edit_tree(objects, tree, entries)
+            new = {**new, **folders}
+            missing = objects.missing(new)
+        if missing:
+            packs.write_objects(self._git, [new[oid] for oid in missing])
+        return edited
+
     def _with_index(self, base_tree: str, change: Callable[[Mapping[str, str]], None]) -> str:
         with tempfile.TemporaryDirectory(prefix="index-", dir=self._git.directory) as folder:
             environment = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
@@ -330,6 +351,10 @@ def _refuse_edit(path: str, mode: str, modes: Mapping[str, str]) -> None:
         raise Refused("EDIT_REFUSED", f"{path!a} would take the place of a folder, or lie in a file", "choose another path")
 
 
-def _parse_change(head: str, path: str) -> Change:
-    old_mode, new_mode, old_oid, new_oid, status = head.removeprefix(":").split(" ")
-    return Change(path=path, status=status[0], old_mode=old_mode, new_mode=new_mode, old_oid=old_oid, new_oid=new_oid)
+def _change(path: str, before: Named | None, after: Named | None) -> Change:
+    if before is None or after is None:
+        status = "A" if before is None else "D"
+    else:
+        status = "M" if before[0][:3] == after[0][:3] else "T"
+    old, new = before or _ABSENT, after or _ABSENT
+    return Change(path=path, status=status, old_mode=old[0], new_mode=new[0], old_oid=old[1], new_oid=new[1])

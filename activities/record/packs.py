@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import shutil
 import subprocess
 import tempfile
 import threading
+import zlib
 from collections.abc import Iterable
 from typing import IO
 
@@ -17,6 +20,7 @@ _HEADER = 12
 _LOOSE_UP_TO = 200
 """Objects of a pack that is taken apart, as git does it when it fetches: thousands of packs would slow every read."""
 _LARGEST = 2 * 1024**3
+_KINDS = {"tree": 2, "blob": 3}
 _MESSAGE = 65_536
 _FULL = b"No space left on device"
 """How git, which speaks no other language here, says that the disk is full: nothing is wrong with what was sent then."""
@@ -73,6 +77,23 @@ def read_pack(git: Git, pack: IO[bytes]) -> None:
         full = _FULL in said.read(_MESSAGE)
     if status != 0:
         raise _full() if full else Refused("OBJECTS_MALFORMED", "what was sent is no pack of git objects", "start again")
+
+
+def write_objects(git: Git, objects: Iterable[tuple[str, bytes]]) -> None:
+    """Store objects of our own making, by kind and bytes. Raises: InfrastructureError STORE_FULL."""
+    parts = [_packed(kind, data) for kind, data in objects]
+    pack = b"PACK" + (2).to_bytes(4) + len(parts).to_bytes(4) + b"".join(parts)
+    read_pack(git, io.BytesIO(pack + hashlib.sha1(pack, usedforsecurity=False).digest()))
+
+
+def _packed(kind: str, data: bytes) -> bytes:
+    """Four bits of the size beside the kind, then seven in each byte, the lowest first; a high bit says that more follow."""
+    head, rest = [_KINDS[kind] << 4 | len(data) & 15], len(data) >> 4
+    while rest:
+        head[-1] |= 128
+        head.append(rest & 127)
+        rest >>= 7
+    return bytes(head) + zlib.compress(data, 1)
 
 
 def _trees(git: Git, oids: Iterable[str]) -> list[str]:

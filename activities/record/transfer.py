@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from activities.record.commits import read_commit
 from activities.record.git import TRANSFER_TIMEOUT_S, Git, GitFailed, object_id, printable, server_command
+from activities.record.readers import cat_file
 from activities.record.remotes import LocalRepository, Remote, check_ref, checked_out_refs, is_symbolic
 from schemas.error import InfrastructureError, InputError, Refused
 from schemas.model import ZERO_ID
@@ -52,7 +53,8 @@ def fetch(git: Git, remote: Remote, ref: str) -> FetchedCommit:
         _fetch(git, remote, wanted)
     commit = _peel(git, wanted)
     git.run("update-ref", f"refs/gen4/fetched/{commit}", commit)
-    info = read_commit(git, commit)
+    with cat_file(git) as objects:
+        info = read_commit(objects, commit)
     return FetchedCommit(commit, info.tree, info.commit_time, commit if _COMMIT.match(name) else name)
 
 

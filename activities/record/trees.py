@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import posixpath
 import stat
-import subprocess
 import tarfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
-from activities.record.git import Git, kill, object_id
-from schemas.error import InfrastructureError, InputError, Refused
+from activities.record.git import object_id
+from activities.record.readers import CatFile
+from schemas.error import InputError, Refused
 
 EPOCH_MTIME = 315_619_200
 """1980-01-02: the first day that a zip archive can hold in every time zone."""
@@ -24,7 +22,10 @@ _LINK_LIMIT = 4096
 _DEPTH_LIMIT = 128
 _HOPS_LIMIT = 40
 
+FOLDER = "040000"
 EntryType = Literal["blob", "commit"]
+Named = tuple[str, str]
+"""Mode and id."""
 
 
 @dataclass(frozen=True)
@@ -44,116 +45,99 @@ class TreeEntry:
         return self.mode == "120000"
 
 
-class CatFile:
-    """One ``git cat-file --batch`` process: ask for an object, read it, ask for the next."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdin is not None and process.stdout is not None
-        self._questions: IO[bytes] = process.stdin
-        self._answers: IO[bytes] = process.stdout
-
-    def read(self, oid: str) -> tuple[str, bytes]:
-        """Type and bytes of an object, hashed again.
-
-        Raises:
-            InfrastructureError: OBJECT_MISSING, OBJECT_CORRUPT.
-        """
-        blob = self.open(oid)
-        data = blob.read()
-        blob.close()
-        return blob.type, data
-
-    def open(self, oid: str) -> ObjectReader:
-        """Start reading an object; read it to its end and close it before asking for another one."""
-        self._questions.write(object_id(oid).encode() + b"\n")
-        self._questions.flush()
-        header = self._answers.readline().split()
-        if len(header) != 3:
-            raise InfrastructureError("OBJECT_MISSING", f"object {oid} is not in the store", "fetch the repository again")
-        return ObjectReader(self._answers, oid, header[1].decode(), int(header[2]))
-
-
-class ObjectReader(io.RawIOBase):
-    """The bytes of one object; ``close`` checks that they are the ones that the id names."""
-
-    def __init__(self, stream: IO[bytes], oid: str, kind: str, size: int) -> None:
-        self._stream = stream
-        self._oid = oid
-        self.type = kind
-        self.size = size
-        self._left = size
-        self._hash = hashlib.sha1(f"{kind} {size}\0".encode(), usedforsecurity=False)
-
-    def read(self, count: int | None = -1) -> bytes:
-        wanted = self._left if count is None or count < 0 else min(count, self._left)
-        data = self._stream.read(wanted)
-        if len(data) != wanted:
-            raise InfrastructureError("OBJECT_MISSING", f"git ended inside object {self._oid}")
-        self._left -= len(data)
-        self._hash.update(data)
-        return data
-
-    def close(self) -> None:
-        """Raises: InfrastructureError OBJECT_CORRUPT."""
-        if self.closed:
-            return
-        super().close()
-        if self._left:
-            return  # abandoned: the process is about to be ended
-        self._stream.read(1)
-        if self._hash.hexdigest() != self._oid:
-            raise InfrastructureError("OBJECT_CORRUPT", f"the bytes of object {self._oid} are not those", "fetch again")
-
-
-@contextmanager
-def cat_file(git: Git) -> Iterator[CatFile]:
-    """Objects of the repository, as long as the block runs."""
-    with git.start("cat-file", "--batch", stderr=subprocess.DEVNULL) as process:
-        try:
-            yield CatFile(process)
-        finally:
-            kill(process)
-
-
-def read_tree(git: Git, tree: str) -> list[TreeEntry]:
-    """All files, links and gitlinks of a tree, sorted by the bytes of their paths.
+def list_tree(objects: CatFile, tree: str) -> list[tuple[str, str, str]]:
+    """Path, mode and id of all files, links and gitlinks of a tree, sorted by the bytes of their paths.
 
     Raises:
         Refused: TREE_UNSAFE for names that no folder can hold (``..``, ``.git``, duplicates) or trees nested too deep.
         InfrastructureError: OBJECT_MISSING, OBJECT_CORRUPT.
     """
     found: list[tuple[str, str, str]] = []
-    with cat_file(git) as objects:
-        pending = [("", object_id(tree), 0)]
-        while pending:
-            folder, oid, depth = pending.pop()
-            if depth > _DEPTH_LIMIT:
-                raise Refused("TREE_UNSAFE", f"the tree is nested deeper than {_DEPTH_LIMIT} folders")
-            kind, data = objects.read(oid)
-            if kind != "tree":
-                raise InputError("OBJECT_ID", f"{oid} is a {kind}, not a tree", "send the id of a tree")
-            for mode, name, child in _parse_tree(data):
-                if mode == "040000":
-                    pending.append((f"{folder}{name}/", child, depth + 1))
-                else:
-                    found.append((f"{folder}{name}", mode, child))
-    sizes = _sizes(git, {oid for _, mode, oid in found if mode != "160000"})
-    entries = [TreeEntry(mode, _type(mode), oid, sizes.get(oid, 0), path) for path, mode, oid in found]
-    return sorted(entries, key=lambda entry: os.fsencode(entry.path))
+    pending = [("", object_id(tree), 0)]
+    while pending:
+        folder, oid, depth = pending.pop()
+        for name, (mode, child) in read_folder(objects, oid, depth).items():
+            if mode == FOLDER:
+                pending.append((f"{folder}{name}/", child, depth + 1))
+            else:
+                found.append((f"{folder}{name}", mode, child))
+    return sorted(found, key=lambda entry: os.fsencode(entry[0]))
+
+
+def read_tree(objects: CatFile, tree: str) -> list[TreeEntry]:
+    """The same with sizes."""
+    found = list_tree(objects, tree)
+    sizes = objects.sizes({oid for _, mode, oid in found if mode != "160000"})
+    return [TreeEntry(mode, _type(mode), oid, sizes.get(oid, 0), path) for path, mode, oid in found]
+
+
+def compare_trees(objects: CatFile, base: str, result: str) -> Iterator[tuple[str, Named | None, Named | None]]:
+    """Paths of files, links and gitlinks that differ, with mode and id on either side. Equal folders are not read.
+
+    Raises: as :func:`list_tree`.
+    """
+    pending: list[tuple[str, str | None, str | None, int]] = [("", object_id(base), object_id(result), 0)]
+    while pending:
+        folder, one, other, depth = pending.pop()
+        if one == other:
+            continue
+        old, new = (read_folder(objects, oid, depth) if oid is not None else {} for oid in (one, other))
+        for name in old.keys() | new.keys():
+            before, after = old.get(name), new.get(name)
+            if before == after:
+                continue
+            folders = _folder_id(before), _folder_id(after)
+            if any(folders):
+                pending.append((f"{folder}{name}/", *folders, depth + 1))
+            if (before and not folders[0]) or (after and not folders[1]):
+                yield f"{folder}{name}", None if folders[0] else before, None if folders[1] else after
+
+
+def _folder_id(entry: Named | None) -> str | None:
+    return entry[1] if entry is not None and entry[0] == FOLDER else None
+
+
+def find_files(objects: CatFile, tree: str, paths: Iterable[str]) -> dict[str, str]:
+    """Ids of those of ``paths`` that are regular files of the tree. Raises: as :func:`list_tree`."""
+    known: dict[str, dict[str, Named]] = {}
+
+    def child(oid: str, name: str, depth: int) -> Named:
+        if oid not in known:
+            known[oid] = read_folder(objects, oid, depth)
+        return known[oid].get(name, ("", ""))
+
+    found: dict[str, str] = {}
+    for path in paths:
+        entry = (FOLDER, object_id(tree))
+        for depth, name in enumerate(check_path(path).split("/")):
+            entry = child(entry[1], name, depth) if entry[0] == FOLDER else ("", "")
+        if entry[0].startswith("100"):
+            found[path] = entry[1]
+    return found
+
+
+def read_folder(objects: CatFile, oid: str, depth: int = 0) -> dict[str, Named]:
+    """Mode and id by name of one folder, ``depth`` folders below the root. Raises: as :func:`list_tree`."""
+    if depth > _DEPTH_LIMIT:
+        raise Refused("TREE_UNSAFE", f"the tree is nested deeper than {_DEPTH_LIMIT} folders")
+    kind, data = objects.read(oid)
+    if kind != "tree":
+        raise InputError("OBJECT_ID", f"{oid} is a {kind}, not a tree", "send the id of a tree")
+    return {name: (mode, child) for mode, name, child in _parse_tree(data)}
 
 
 def _type(mode: str) -> EntryType:
     return "commit" if mode == "160000" else "blob"
 
 
-def write_tar(git: Git, entries: Iterable[TreeEntry], out: BinaryIO, mtime: int) -> tuple[str, ...]:
+def write_tar(objects: CatFile, entries: Iterable[TreeEntry], out: BinaryIO, mtime: int) -> tuple[str, ...]:
     """Write files and links as a deterministic tar (GNU format, uid 0, one time for all); return what was left out.
 
     Gitlinks, and links that lead outside the tree, are left out. Blobs are streamed, and hashed while they pass.
     """
     listed = list(entries)
     omitted: list[str] = []
-    with cat_file(git) as objects, tarfile.open(
+    with tarfile.open(
         fileobj=out, mode="w|", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape"
     ) as archive:
         links = _links(objects, listed)
@@ -246,28 +230,15 @@ def _canonical_mode(digits: bytes) -> str:
         return "100755" if mode & 0o100 else "100644"
     if stat.S_ISLNK(mode):
         return "120000"
-    return "040000" if stat.S_ISDIR(mode) else "160000"
+    return FOLDER if stat.S_ISDIR(mode) else "160000"
 
 
 def _is_unsafe(part: str) -> bool:
     if part in {"", ".", ".."}:
         return True
-    visible = "".join(char for char in part if unicodedata.category(char) != "Cf")
-    plain = unicodedata.normalize("NFKC", visible).casefold().rstrip(". ")
-    return plain in {".git", "git~1"}
-
-
-def _sizes(git: Git, oids: set[str]) -> dict[str, int]:
-    asked = sorted(oids)
-    question = "".join(f"{oid}\n" for oid in asked).encode()
-    answer = git.run("cat-file", "--batch-check=%(objectname) %(objectsize)", stdin=question)
-    sizes: dict[str, int] = {}
-    for line in answer.decode().splitlines():
-        oid, _, size = line.partition(" ")
-        if not size.isdecimal():
-            raise InfrastructureError("OBJECT_MISSING", f"object {oid} is not in the store", "fetch the repository again")
-        sizes[oid] = int(size)
-    return sizes
+    if not part.isascii():
+        part = unicodedata.normalize("NFKC", "".join(char for char in part if unicodedata.category(char) != "Cf"))
+    return part.casefold().rstrip(". ") in {".git", "git~1"}
 
 
 def _links(objects: CatFile, entries: Iterable[TreeEntry]) -> dict[str, str | None]:

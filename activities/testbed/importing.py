@@ -56,7 +56,7 @@ def _applied(objects: ObjectStore, base_tree: str, patch: bytes) -> str:
 def harness_tree(objects: ObjectStore, base_tree: str, result_tree: str) -> str:
     """The patched tree with the tests and the test configuration of base laid over it; new test files stay."""
     changes = objects.changes(base_tree, result_tree)
-    base_paths = {entry.path for entry in objects.entries(base_tree)}
+    base_paths = set(objects.paths(base_tree))
     declared = declared_tests(objects.files(base_tree, CONFIGURATION).get)
     restored = set(restored_from_base([change.path for change in changes], base_paths))
     restored |= {change.path for change in changes if change.path in base_paths and change.path in declared}

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from activities.record.objects import ObjectStore
@@ -248,6 +248,47 @@ def test_ordinary_if_odd_paths_work(objects: ObjectStore, path: str) -> None:
     tree = objects.write_tree(EMPTY, {path: b"x", "other": b"y"})
     assert objects.file(tree, path) == b"x"
     assert objects.apply(EMPTY, objects.diff(EMPTY, tree)) == tree
+
+
+kinds = st.sampled_from(["100644", "100755", "120000", "160000"])
+listings = st.dictionaries(
+    st.sampled_from(["a", "a-b", "a/x", "a/y/z", "a.b", "b", "b/c", "b/c/d", "e/f", "ü"]),
+    st.tuples(kinds, st.sampled_from([b"1\n", b"2\n"])), max_size=6,
+).filter(lambda entries: not {path for path in entries if any(other.startswith(path + "/") for other in entries)})  # fmt: skip
+
+
+def by_git(objects: ObjectStore, entries: dict[str, tuple[str, bytes]]) -> str:
+    """The tree as git's own index writes it."""
+    blobs = {data: objects._git.run("hash-object", "-w", "--stdin", stdin=data).decode().strip() for _, data in entries.values()}
+    lines = "".join(f"{mode} {blobs[data]}\t{path}\n" for path, (mode, data) in entries.items())
+    folder = objects._git.directory / "index-of-a-test"
+    environment = {"GIT_INDEX_FILE": str(folder)}
+    folder.unlink(missing_ok=True)
+    objects._git.run("update-index", "--index-info", stdin=lines.encode(), environment=environment)
+    return objects._git.run("write-tree", environment=environment).decode().strip()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(before=listings, after=listings)
+@example(before={"a": ("100644", b"1\n")}, after={"a/x": ("120000", b"1\n")})
+@example(before={"b/c/d": ("100644", b"1\n"), "a": ("100644", b"1\n")}, after={"a": ("120000", b"1\n")})
+def test_differences_are_those_that_git_sees_and_can_be_taken_back(
+    objects: ObjectStore, before: dict[str, tuple[str, bytes]], after: dict[str, tuple[str, bytes]]
+) -> None:
+    base, result = by_git(objects, before), by_git(objects, after)
+    seen = objects._git.run("diff-tree", "-r", "-z", "--no-renames", "--full-index", base, result).decode().split("\0")[:-1]
+    found = objects.changes(base, result)
+    ours = [f":{one.old_mode} {one.new_mode} {one.old_oid} {one.new_oid} {one.status}" for one in found]
+    assert sorted(zip(ours, objects.changed_paths(base, result), strict=True)) == sorted(zip(seen[::2], seen[1::2], strict=True))
+    assert objects.undo(result, found) == base
+    assert objects.paths(result) == sorted(after, key=os.fsencode)
+
+
+def test_what_is_written_is_kept_whole_by_git_itself(objects: ObjectStore) -> None:
+    for size in (0, 15, 16, 2047, 2048, 300_000):
+        tree = objects.write_tree(EMPTY, {f"{size}/x": b"x" * size, "y": b"y"})
+        assert objects.file(tree, f"{size}/x") == b"x" * size
+    objects._git.run("fsck", "--strict", "--full")
 
 
 lines = st.lists(st.sampled_from(["a", "b", "c", "", "ü", "+x", "--- a/f", "\r"]), max_size=12).map("\n".join)
