@@ -201,8 +201,8 @@ def _command(plan: TestPlan) -> list[str]:
     return ["node", "--test", *plan.node_args] if plan.runner == "node" else ["python", "-m", "pytest", *plan.pytest_args]
 
 
-def run_key(request: RunTests, tenant_id: str) -> str:
-    """Identity of a run's raw outcomes (contracts §10): same key, same input."""
+def run_key(request: RunTests, tenant_id: str, harness: str | None = None) -> str:
+    """Identity of a run's raw outcomes (contracts §10): same key, same input. ``harness``: its version, if not ours."""
     variables = {**PINNED, **request.plan.env, "PYTHONPATH": ":".join(request.plan.python_path)}
     # Absent where they are as always, so that they change no key but their own runs'.
     variant = {} if request.variant == RunVariant() else {"variant": request.variant.model_dump(mode="json")}
@@ -216,7 +216,7 @@ def run_key(request: RunTests, tenant_id: str) -> str:
             "commands": [_command(request.plan)],
             "env": {**variables, "SOURCE_DATE_EPOCH": str(request.commit_time)},
             "limits": request.limits.model_dump(mode="json"),
-            "harness_version": harness_version(),
+            "harness_version": harness or harness_version(),
             **variant,
             **clock,
         }

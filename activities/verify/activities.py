@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,7 +15,7 @@ from activities.record.chain import EventChain
 from activities.record.objects import ObjectStore
 from activities.verify.determinism import Rerun, determinism_report, executions
 from activities.verify.diagnosing import ObservedRun, Tree, TreeRuns
-from activities.verify.gating import RegressionGate
+from activities.verify.gating import METRICS, RegressionGate
 from activities.verify.judging import Evidence, agrees_with_digest, rule
 from schemas.canonical import jcs, jcs_sha256
 from schemas.capabilities import (
@@ -103,12 +104,12 @@ class RegressionActivities:
     """The Regression Gate; who answers for what got worse is an event."""
 
     def __init__(self, blobs: BlobStore, objects: ObjectStore, policy: PolicyPort, chain: EventChain) -> None:
-        self._gate = RegressionGate(blobs, objects, policy)
+        self._gate = RegressionGate(objects, blobs.get, lambda question: policy.decide(METRICS, question))
         self._chain = chain
 
     @implements(REGRESSION_GATE)
     def regression_gate(self, request: RegressionInput) -> GateReport:
-        report = self._gate.report(request)
+        report = self._gate.report(request, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         self._record(report)
         return report
 

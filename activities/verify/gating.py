@@ -1,34 +1,40 @@
-"""The Regression Gate from end to end: what was measured is read from the stores, compared, and judged by policy."""
+"""The Regression Gate from end to end: what was measured is read, compared, and judged by policy.
+
+The report is a function of what the request refers to, by hash, and of which waivers have expired: whoever has the content can
+compute it again. The worker's activity does so with its stores, the signer with what it was sent (threats 5.1).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from activities.kernel.judging import PolicyPort
-from activities.record.blobs import BlobStore
-from activities.record.objects import ObjectStore
+from activities.record.objects import Change, ObjectStore
 from activities.verify.coverage_metric import ChangedLines, changed_lines, compare_coverage
 from activities.verify.findings import compare_findings, not_scanned
 from activities.verify.licences import Distribution, compare_dependencies, compare_licences
 from activities.verify.measuring import Measured, Tolerances
 from activities.verify.performance import benchmark_failed, compare_benchmark, compare_timings
-from activities.verify.regression import regression_report, tests_metric
+from activities.verify.regression import MetricsPolicy, regression_report, tests_metric
 from activities.verify.size import compare_sizes
+from schemas.canonical import digest_of, jcs_sha256
 from schemas.capabilities import RegressionInput
 from schemas.error import Refused
 from schemas.gates import GateReport, MetricName
 from schemas.model import BlobRef
 from schemas.policy import PolicyDecision
 from schemas.regression import BenchmarkSample, Finding
-from schemas.testing import Coverage, Environment, NodeEnvironmentLock, TestRun, read_lock
+from schemas.testing import Coverage, Environment, NodeEnvironmentLock, Outcomes, TestRun, read_lock
 from schemas.verdict import Judgement
 
+METRICS = "gen4.metrics"
+Read = Callable[[BlobRef], bytes]
+"""The bytes of a blob, which are those that it names."""
 _COVERAGE: TypeAdapter[Coverage] = TypeAdapter(Coverage)
 _TIMINGS: TypeAdapter[dict[str, int]] = TypeAdapter(dict[str, int])
+_OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
 _FINDINGS: TypeAdapter[list[Finding]] = TypeAdapter(list[Finding])
 _LARGEST_FILE = 2 * 1024 * 1024
 """Lines of larger files are not compared."""
@@ -37,15 +43,16 @@ _LARGEST_FILE = 2 * 1024 * 1024
 class RegressionGate:
     """Compares two trees by what was observed of them; a metric of which one side is missing is absent, with its reason."""
 
-    def __init__(self, blobs: BlobStore, objects: ObjectStore, policy: PolicyPort) -> None:
-        self._blobs, self._objects, self._policy = blobs, objects, policy
+    def __init__(self, objects: ObjectStore, read: Read, decide: MetricsPolicy) -> None:
+        self._objects, self._blob, self._decide = objects, read, decide
 
-    def report(self, request: RegressionInput) -> GateReport:
-        judgement = Judgement.model_validate_json(self._blobs.get(request.judged.judgement))
+    def report(self, request: RegressionInput, now: str) -> GateReport:
+        """``now``: RFC 3339 UTC in whole seconds. Raises Refused MEASURE_INVALID."""
+        judgement = Judgement.model_validate_json(self._blob(request.judged.judgement))
         measured, missing = self._measure(request, judgement)
         return regression_report(
-            judgement, request.baseline_commit, measured, self._decide, waivers=request.waivers,
-            now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), missing=missing, message=request.judged.message,
+            judgement, request.baseline_commit, measured, self._decide, waivers=request.waivers, now=now, missing=missing,
+            message=request.judged.message,
         )  # fmt: skip
 
     def _measure(self, request: RegressionInput, judgement: Judgement) -> tuple[list[Measured], dict[MetricName, str]]:
@@ -77,14 +84,15 @@ class RegressionGate:
     def _changed_lines(self, request: RegressionInput, measured: Coverage) -> ChangedLines:
         if request.base_tree is None or request.result_tree is None:
             return {}
-        lines: dict[str, frozenset[int]] = {}
-        for change in self._objects.changes(request.base_tree, request.result_tree):
-            lines[change.path] = frozenset()
-            if change.path in measured and change.status in "AM":
-                before = self._objects.read(change.old_oid) if change.status == "M" else None
-                after = self._objects.read(change.new_oid)
-                if len(before or b"") + len(after) <= _LARGEST_FILE:
-                    lines[change.path] = changed_lines(before, after)
+        changes = self._objects.changes(request.base_tree, request.result_tree)
+        compared = [change for change in changes if change.path in measured and change.status in "AM"]
+        wanted = {oid for change in compared for oid in _contents(change)}
+        contents = dict(self._objects.read_many(sorted(wanted))) if wanted else {}
+        lines: dict[str, frozenset[int]] = {change.path: frozenset() for change in changes}
+        for change in compared:
+            before, after = contents.get(change.old_oid), contents[change.new_oid]
+            if len(before or b"") + len(after) <= _LARGEST_FILE:
+                lines[change.path] = changed_lines(before, after)
         return lines
 
     # --- performance -------------------------------------------------------------------------------------------------
@@ -118,7 +126,7 @@ class RegressionGate:
     def _timing_of(self, run: TestRun) -> dict[str, int]:
         """Of tests that passed: how long a test took to fail says nothing."""
         assert run.timings is not None  # noqa: S101  the caller has looked
-        outcomes = self._blobs.get_json(run.outcomes)
+        outcomes = self._read(_OUTCOMES, run.outcomes)
         return {test: time for test, time in self._read(_TIMINGS, run.timings).items() if outcomes.get(test) == "passed"}
 
     def _benchmark(
@@ -165,7 +173,7 @@ class RegressionGate:
         return compare_dependencies(base, patched, rules.dependencies), compare_licences(base, patched, rules.licences)
 
     def _distributions(self, environment: Environment) -> list[Distribution]:
-        lock = read_lock(self._blobs.get(environment.lock))
+        lock = read_lock(self._blob(environment.lock))
         found = [Distribution(wheel.name, wheel.version, wheel.license) for wheel in lock.wheels]
         if isinstance(lock, NodeEnvironmentLock):
             found += [Distribution(package.name, package.version, package.license) for package in lock.packages]
@@ -173,14 +181,27 @@ class RegressionGate:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def _decide(self, question: Mapping[str, Any]) -> PolicyDecision:
-        return self._policy.decide("gen4.metrics", question)
-
     def _read(self, kind: TypeAdapter[Any], reference: BlobRef) -> Any:
         try:
-            return kind.validate_python(self._blobs.get_json(reference))
+            return kind.validate_json(self._blob(reference))
         except ValidationError as error:
             raise Refused("MEASURE_INVALID", f"a measure {reference.sha256} does not fit its model: {error}") from error
+
+
+def report_if_allowed(request: RegressionInput, objects: ObjectStore, read: Read, now: str) -> GateReport:
+    """The report where policy allows what was measured: for a signer, who has no policy engine and compares the two."""
+    return RegressionGate(objects, read, _allowed).report(request, now)
+
+
+def _allowed(question: Mapping[str, Any]) -> PolicyDecision:
+    return PolicyDecision(
+        decision="allow", policy_id=METRICS, policy_digest=digest_of(b""), engine_name="", engine_version="",
+        input_sha256=jcs_sha256(dict(question)), required_checks=(METRICS,), results=(),
+    )  # fmt: skip
+
+
+def _contents(change: Change) -> tuple[str, ...]:
+    return (change.old_oid, change.new_oid) if change.status == "M" else (change.new_oid,)
 
 
 def _medians(samples: Sequence[BenchmarkSample]) -> list[int]:
