@@ -24,7 +24,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from cli.output import progress, say
 from schemas.capability import WORKFLOW_QUEUE
 from schemas.details import plain
-from schemas.error import InfrastructureError, InputError, Refused
+from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
+from schemas.limits import CODE as ABOVE_POLICY
 from schemas.request import SessionResult
 from schemas.status import SessionStatus, Stage
 
@@ -92,11 +93,19 @@ def _typed(cause: BaseException | None) -> Exception:
         cause = cause.__cause__
     if isinstance(cause, ApplicationError):
         if cause.type == "InvalidInput":
-            return InputError("INVALID_INPUT", cause.message, "correct the request and start it again")
+            return _not_begun(cause)
         return Refused(cause.type or "WORKFLOW_FAILED", cause.message)
     if isinstance(cause, CancelledError | TerminatedError):
         return Refused("CANCELLED", "the session was cancelled")
     return InfrastructureError("WORKFLOW_FAILED", str(cause), "see the workflow in the Temporal UI")
+
+
+def _not_begun(cause: ApplicationError) -> Gen4Error:
+    """A request that nothing was done for: policy does not admit it, as it does not a budget that is too high; or it is none."""
+    detail = cause.details[0] if cause.details and isinstance(cause.details[0], dict) else {}
+    if detail.get("codes") == [ABOVE_POLICY]:
+        return Refused(ABOVE_POLICY, cause.message.removeprefix(f"{ABOVE_POLICY}: "), "ask for less, or have policy changed")
+    return InputError("INVALID_INPUT", cause.message, "correct the request and start it again")
 
 
 async def follow(
