@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from activities.compile.activities import CompileActivities
@@ -103,7 +103,7 @@ def open_ports(
         attestations=home.attestations,
         rejections=home.rejections,
         trust=_trust(home, signer, policy.policy_digest),
-        base_packages=remote.packages,
+        base_packages=lru_cache(maxsize=16)(remote.packages),
     )
     rules = RepositoryRules(settings.repository_roots, settings.repository_hosts)
     config = SessionConfig(approval_expiry_ms=settings.approval_expiry_s * 1000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from activities.evidence.checkpointing import CheckpointSigner
@@ -14,6 +15,7 @@ from activities.evidence.members import assemble, bundle_digest
 from activities.evidence.provenance import external_parameters
 from activities.evidence.reading import read_stamp
 from activities.evidence.recorded import member_inputs, read_judgement, read_outcomes
+from activities.evidence.remembering import Remembering
 from activities.evidence.seal import attestations_of, publish, publish_folder
 from activities.evidence.signer_client import SignerClient
 from activities.evidence.sources import public_repository
@@ -71,6 +73,11 @@ class EvidencePorts:
     base_packages: Callable[[str], Mapping[str, str]]
     now_s: Callable[[], float] = time.time
 
+    @cached_property
+    def repository(self) -> Remembering:
+        """For verification. What is compiled again is made again, by the store itself."""
+        return Remembering(self.objects)
+
 
 class EvidenceActivities:
     """Assembles and checks. The signing key is not here but in :class:`SigningActivities`, which has its own pool."""
@@ -102,7 +109,7 @@ class EvidenceActivities:
         report = verify_bundle(
             directory,
             load_trust(self._ports.trust),
-            objects=self._ports.objects,
+            objects=self._ports.repository,
             expected_parameters=_expected(request.source),
             now_ms=int(self._ports.now_s() * 1000),
         )
@@ -166,7 +173,7 @@ class SigningActivities:
         report = verify_bundle(
             folder,
             load_trust(self._ports.trust),
-            objects=self._ports.objects,
+            objects=self._ports.repository,
             expected_parameters=_expected(request.source),
             now_ms=int(self._ports.now_s() * 1000),
         )

@@ -67,7 +67,7 @@ def assemble(inputs: MemberInputs) -> dict[str, Content]:
     )
     members: dict[str, Content] = {
         PATCH: inputs.diff,
-        TEST_RESULTS: jcs(_test_results(inputs).model_dump(mode="json", exclude_none=True)),
+        TEST_RESULTS: write_test_results(inputs),
         POLICY_CHECK: jcs(_policy_check(inputs.policy, sha256_hex(sbom))),
         TRAJECTORY: inputs.trajectory,
         SBOM: sbom,
@@ -75,6 +75,11 @@ def assemble(inputs: MemberInputs) -> dict[str, Content]:
     members[CHECKSUMS] = write_checksums(members)
     _refuse_large(members)
     return members
+
+
+def write_test_results(inputs: MemberInputs) -> bytes:
+    """The one member that depends on runs."""
+    return jcs(_test_results(inputs).model_dump(mode="json", exclude_none=True))
 
 
 def bundle_digest(members: Mapping[str, Content]) -> str:

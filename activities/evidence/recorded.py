@@ -6,6 +6,7 @@ What follows from something else is never taken as recorded: it is made again an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,14 +27,24 @@ _AGAIN = "start the remediation again; what was recorded is kept"
 
 
 def read_outcomes(read: Read, run: TestRun) -> Outcomes:
-    """Raises Refused OUTCOMES_INVALID, OUTCOMES_DIGEST."""
+    """Not to be changed: runs that saw the same share it.
+
+    Raises Refused OUTCOMES_INVALID, OUTCOMES_DIGEST.
+    """
     try:
-        outcomes = _OUTCOMES.validate_python(strict_json(read(run.outcomes)))
+        outcomes, digest = _parsed(read(run.outcomes))
     except (StrictJsonError, ValidationError) as error:
         raise Refused("OUTCOMES_INVALID", f"outcomes of run {run.run_key} do not fit their model", _AGAIN) from error
-    if outcomes_sha256(outcomes) != run.outcomes_sha256:
+    if digest != run.outcomes_sha256:
         raise Refused("OUTCOMES_DIGEST", f"outcomes of run {run.run_key} are not those it reported", _AGAIN)
     return outcomes
+
+
+@lru_cache(maxsize=8)
+def _parsed(data: bytes) -> tuple[Outcomes, str]:
+    """With their digest. Of the runs of a Compile most have the same."""
+    outcomes = _OUTCOMES.validate_python(strict_json(data))
+    return outcomes, outcomes_sha256(outcomes)
 
 
 def read_judgement(read: Read, judged: Judged, base: Outcomes, patched: Outcomes) -> Judgement:
