@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -145,8 +145,20 @@ def sign_members(
     return complete
 
 
+def lay_out(files: Mapping[str, Content], directory: Path, names: Iterable[str] = MEMBERS) -> None:
+    """Write the files to a new folder, read-only. They may not be on disk when this returns.
+
+    Raises:
+        OSError, Refused: what is written is removed with the folder, by the caller.
+    """
+    directory.mkdir(mode=0o700)
+    for name in names:
+        _write(directory / name, files[name])
+    directory.chmod(0o555)
+
+
 def publish(
-    files: Mapping[str, Content], directory: Path, check: Callable[[Path], object], names: Iterable[str] = MEMBERS
+    files: Mapping[str, Content], directory: Path, check: Callable[[Path], object], names: Sequence[str] = MEMBERS
 ) -> bool:
     """Write to a sibling folder, make it durable and read-only, then rename; False when ``directory`` exists already.
 
@@ -166,10 +178,9 @@ def publish(
     working = directory.parent / f".sealing-{directory.name}-{secrets.token_hex(4)}"
     try:
         working.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        working.mkdir(mode=0o700)
+        lay_out(files, working, names)
         for name in names:
-            _write(working / name, files[name])
-        working.chmod(0o555)
+            _sync(working / name)
         _sync(working)
         check(working)
         os.rename(working, directory)
@@ -267,13 +278,11 @@ def _write(path: Path, content: Content) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444)
     with os.fdopen(descriptor, "wb") as file:
         copy(content, file)
-        file.flush()
-        os.fsync(file.fileno())
         os.fchmod(file.fileno(), 0o444)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
