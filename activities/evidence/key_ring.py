@@ -13,7 +13,7 @@ from typing import Literal
 
 from activities.evidence.signing import SIGNER_KEY, Signer, load_signer
 from activities.evidence.trusting import ROOT_KEY, TrustStore, extended
-from activities.kernel.signing_keys import encode_new, hint_of, load_or_create, public_key
+from activities.kernel.signing_keys import encode_new, hint_of, load_or_create, pem_of, public_key
 from activities.record.home import Home, private_folder
 from activities.record.key_files import sync_folder, write_once
 from schemas.error import InputError
@@ -105,18 +105,30 @@ class KeyRing:
     def move_root(self, target: Path, now_s: int) -> str:
         """A new root key in ``target``, out of the home; what the old one said is said again. The new root's fingerprint.
 
+        The same again completes what a crash ended.
+
         Raises:
             InputError: ROOT_KEY_PLACE when there is a file already.
         """
-        if not target.is_absolute() or target.exists():
+        if not target.is_absolute() or (target.exists() and not self._is_coming(target)):
             raise InputError("ROOT_KEY_PLACE", f"{target} is no new file by its absolute path", "name a file that does not exist")
-        if self._trust.current() is not None:
+        in_force = self._trust.in_force()
+        if in_force and not (target.exists() and hint_of(load_or_create(target).public_key()) == in_force):
             self._trust.root()  # whoever moves it has the one in force
         write_once(target, encode_new(), 0o600)
         root = load_or_create(target)
         self._trust.renew(lambda trust: trust, now_s, root)
         (self.home.keys / ROOT_KEY).unlink(missing_ok=True)
         return hint_of(root.public_key())
+
+    def _is_coming(self, target: Path) -> bool:
+        """Whether it holds the key of a move that a crash ended: named already, while the old one is, or lies here still."""
+        roots = self._trust.roots()
+        try:
+            named = pem_of(load_or_create(target).public_key()) in roots
+        except InputError:
+            return False
+        return named and (len(roots) > 1 or (self.home.keys / ROOT_KEY).exists())
 
     def wanted(self) -> list[str]:
         """What the last start wanted the trust file to name besides; only the root key can."""

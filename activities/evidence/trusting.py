@@ -1,6 +1,7 @@
 """The trust file: what a verifier believes, signed by a root key that may lie elsewhere (threats 1.5).
 
-1. The file is the DSSE envelope of a trust/2, signed by the root key that the caller names, or that lies beside it.
+1. The file is the DSSE envelope of a trust/2, signed by the root key that the caller names, or that lies beside it. While the
+   root is being changed two lie beside it, and either counts: a crash in the middle leaves a file that is believed.
 2. It has not expired, and its version is not lower than the last that this machine saw of the same root key.
 3. A trust/1 of an earlier release has no signature. It is read only where no root key is known.
 """
@@ -9,8 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ WANTED_FILE = "trust-wanted.json"
 LIFETIME_S = 365 * 86_400
 """A trust file is issued anew, with a higher version, at a start in the second half of this time."""
 _LIMIT = 4 * 1024 * 1024
+_PEM = re.compile(r"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
 Document = TypeVar("Document", TrustRoot, Envelope, Trust, Wanted)
 _ASK_OPERATOR = "name with --trust the trust.json of the fabric that sealed the bundle"
 _ASK_ROOT = "name with --root-key the root's public key, obtained from the operator"
@@ -61,7 +64,7 @@ def read_trust(path: Path, *, root: Path | None = None, seen: Path | None = None
     """The trust file at ``path`` and who signed it; never looks anywhere but where it is told.
 
     Args:
-        root: PEM file with the root's public key; default: ``root.pub`` beside ``path``.
+        root: PEM file with the root's public key, or with several; default: ``root.pub`` beside ``path``.
         seen: file that remembers the highest version of each root key, made on first use; None: versions are not compared.
         now_s: UTC seconds; default: the clock.
 
@@ -82,8 +85,8 @@ def read_trust(path: Path, *, root: Path | None = None, seen: Path | None = None
     envelope = _parse(Envelope, data, path)
     if root is None:
         raise InputError("TRUST_ROOT_UNKNOWN", f"no root key is known for {path}", _ASK_ROOT)
-    key = _root_key(root)
-    trust = _parse(Trust, _payload(envelope, key, path), path)
+    payload, key = _payload(envelope, _root_keys(root), path)
+    trust = _parse(Trust, payload, path)
     now_s = int(time.time()) if now_s is None else now_s
     if trust.expires_at is not None and now_s * 1000 >= milliseconds_of(trust.expires_at):
         raise InputError("TRUST_EXPIRED", f"{path} expired at {trust.expires_at}", "get the current one from the operator")
@@ -142,9 +145,25 @@ class TrustStore:
                 "version": trust.version + 1, "issued_at": timestamp_of(now_s), "expires_at": timestamp_of(now_s + LIFETIME_S),
             }
         )  # fmt: skip
-        replace(self._keys / ROOT_PUBLIC, pem_of(root.public_key()).encode(), 0o644)
+        mine, known = pem_of(root.public_key()), self.roots()
+        if mine not in known:
+            self._publish(*known, mine)
         write_trust(self.path, issued, root)
+        if {*known} != {mine}:
+            self._publish(mine)
         return issued
+
+    def roots(self) -> list[str]:
+        """PEM of the keys of which one signed the trust file: one, or two after a crash while the root was changed."""
+        public = self._keys / ROOT_PUBLIC
+        return [pem_of(key) for key in _root_keys(public)] if public.exists() else []
+
+    def _publish(self, *roots: str) -> None:
+        replace(self._keys / ROOT_PUBLIC, "".join(roots).encode(), 0o644)
+
+    def in_force(self) -> str:
+        """Fingerprint of the key that signed the trust file; empty where there is none, or an unsigned one."""
+        return read_trust(self.path, now_s=0).root if self.path.exists() else ""
 
     def wanted(self) -> Wanted | None:
         """What the last start wanted it to name besides, in vain."""
@@ -167,17 +186,19 @@ class TrustStore:
 
     def root(self) -> ec.EllipticCurvePrivateKey:
         """The root key; made here where none was ever used."""
-        public = self._keys / ROOT_PUBLIC
         path = self._root_path
-        if not path.exists() and (public.exists() or self._root_key is not None):
-            raise InputError(
-                "ROOT_KEY_AWAY", f"the trust file has to change, and its root key is not in {path}",
-                "name it with --root-key FILE",
-            )  # fmt: skip
-        root = load_or_create(path)
-        if public.exists() and hint_of(_root_key(public)) != hint_of(root.public_key()):
-            raise InputError("ROOT_KEY_OTHER", f"{path} is not the root key in force", f"the one in force is {public}")
-        return root
+        if not path.exists() and (self.roots() or self._root_key is not None):
+            raise self._away(path)
+        root, in_force, named = load_or_create(path), self.in_force(), self.roots()
+        if hint_of(root.public_key()) == in_force or (not in_force and named in ([], [pem_of(root.public_key())])):
+            return root
+        if self._root_key is None:
+            raise self._away(path)  # what a crash left here while the root was changed
+        raise InputError("ROOT_KEY_OTHER", f"{path} is not the root key in force", f"its fingerprint is {in_force or 'lost'}")
+
+    def _away(self, path: Path) -> InputError:
+        message = f"the trust file has to change, and its root key is not in {path}"
+        return InputError("ROOT_KEY_AWAY", message, "name it with --root-key FILE")
 
 
 def ensure_trust(
@@ -250,21 +271,27 @@ def _empty() -> Trust:
     return Trust(version=0, issued_at=issued, expires_at=None, assurance="single_operator", signers=(), policy_digests=())
 
 
-def _payload(envelope: Envelope, key: ec.EllipticCurvePublicKey, path: Path) -> bytes:
+def _payload(
+    envelope: Envelope, keys: Sequence[ec.EllipticCurvePublicKey], path: Path
+) -> tuple[bytes, ec.EllipticCurvePublicKey]:
+    """What is signed, and the key that signed it."""
     try:
         payload, signature = (dsse.decode_base64(text) for text in (envelope.payload, envelope.signatures[0].sig))
     except ValueError as error:
         raise _invalid(f"{path}: {error}") from error
-    if envelope.payloadType != TRUST_TYPE or not dsse.verify(key, TRUST_TYPE, payload, signature):
-        raise _invalid(f"{path} is not signed by root key {hint_of(key)}")
-    return payload
+    for key in keys if envelope.payloadType == TRUST_TYPE else ():
+        if dsse.verify(key, TRUST_TYPE, payload, signature):
+            return payload, key
+    raise _invalid(f"{path} is not signed by root key {' or '.join(map(hint_of, keys))}")
 
 
-def _root_key(path: Path) -> ec.EllipticCurvePublicKey:
-    key = public_key(_read(path, "root key").decode(errors="replace"))
-    if key is None:
+def _root_keys(path: Path) -> list[ec.EllipticCurvePublicKey]:
+    text = _read(path, "root key").decode(errors="replace")
+    keys = [public_key(block) for block in _PEM.findall(text) or [text]]
+    found = [key for key in keys if key is not None]
+    if len(found) < len(keys):
         raise InputError("TRUST_ROOT_UNKNOWN", f"{path} is not a PEM public key of ECDSA P-256", _ASK_ROOT)
-    return key
+    return found
 
 
 def _refuse_rollback(version: int, fingerprint: str, path: Path, seen: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -18,11 +19,12 @@ from securesystemslib.signer._key import SSlibKey
 from securesystemslib.signer._signature import Signature
 from securesystemslib.signer._signer import Signer as Backend
 
+from activities.evidence import key_ring, trusting
 from activities.evidence.key_ring import KeyRing, adopt_key
 from activities.evidence.signing import SIGNER_KEY, Signer, load_signer, open_signer
 from activities.evidence.trusting import ROOT_KEY, TrustStore, ensure_trust, load_trust
 from activities.evidence.verification import verify_bundle
-from activities.kernel.signing_keys import encode_new, hint_of, load_or_create
+from activities.kernel.signing_keys import encode_new, hint_of, load_or_create, pem_of
 from activities.record.home import Home
 from schemas.error import Gen4Error, InfrastructureError, InputError
 from schemas.evidence import BUILDER_ID, timestamp_of
@@ -282,6 +284,64 @@ def test_a_root_key_elsewhere_has_to_be_brought(ring: Ring, tmp_path: Path) -> N
     assert _said(lambda: KeyRing(ring.home, stranger).rotate(NOW_S + 20)) == "ROOT_KEY_AWAY"
     load_signer_into(stranger)
     assert _said(lambda: KeyRing(ring.home, stranger).rotate(NOW_S + 20)) == "ROOT_KEY_OTHER"
+
+
+class _Killed(BaseException):
+    """Nothing catches it, as nothing does a signal."""
+
+
+def _killed_after(steps: int, action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether ``action`` was still at work when it died before it touched one more file."""
+    left = steps
+
+    def dying(real: Callable[..., object]) -> Callable[..., object]:
+        def step(*arguments: object, **options: object) -> object:
+            nonlocal left
+            if left == 0:
+                raise _Killed
+            left -= 1
+            return real(*arguments, **options)
+
+        return step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trusting, "replace", dying(trusting.replace))
+        patch.setattr(key_ring, "write_once", dying(key_ring.write_once))
+        patch.setattr(Path, "unlink", dying(Path.unlink))
+        try:
+            action()
+        except _Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("steps", range(7))
+def test_a_move_of_the_root_key_that_is_killed_leaves_trust_and_can_be_completed(
+    ring: Ring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    place, version = tmp_path / "safe.pem", ring.keys.trust().version
+    killed = _killed_after(steps, lambda: ring.keys.move_root(place, NOW_S + 5), monkeypatch)
+    assert killed == (steps < 6)  # the key, its temporary file, two keys, the trust file, one key, the old key
+    assert ring.verdict() == ("pass", ()) and ring.keys.trust().version in (version, version + 1)
+    ensure_trust(ring.home.keys, ring.keys.trust().signers[0], (POLICY_DIGEST,), NOW_S + 6)  # the fabric starts
+    with contextlib.suppress(InputError):  # nothing was named yet: that file is no key of ours
+        ring.keys.move_root(place, NOW_S + 7)
+    if (ring.home.keys / ROOT_KEY).exists():
+        place = tmp_path / "other.pem"
+        ring.keys.move_root(place, NOW_S + 8)
+    public = (ring.home.keys / trusting.ROOT_PUBLIC).read_text()
+    assert public == pem_of(load_or_create(place).public_key()) and not (ring.home.keys / ROOT_KEY).exists()
+    KeyRing(ring.home, place).rotate(NOW_S + 10)
+    assert ring.verdict() == ("pass", ()) and _said(lambda: ring.keys.rotate(NOW_S + 11)) == "ROOT_KEY_AWAY"
+
+
+def test_a_root_key_that_was_left_behind_signs_no_more(
+    ring: Ring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _killed_after(4, lambda: ring.keys.move_root(tmp_path / "safe.pem", NOW_S), monkeypatch)
+    assert (ring.home.keys / ROOT_KEY).exists() and _said(lambda: ring.keys.rotate(NOW_S + 1)) == "ROOT_KEY_AWAY"
+    KeyRing(ring.home, tmp_path / "safe.pem").rotate(NOW_S + 2)
+    assert len(TrustStore(ring.home.keys).roots()) == 1
 
 
 def test_the_key_of_an_earlier_release_goes_to_the_signer(tmp_path: Path) -> None:
