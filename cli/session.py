@@ -104,7 +104,8 @@ def _not_begun(cause: ApplicationError) -> Gen4Error:
     """A request that nothing was done for: policy does not admit it, as it does not a budget that is too high; or it is none."""
     detail = cause.details[0] if cause.details and isinstance(cause.details[0], dict) else {}
     if detail.get("codes") == [ABOVE_POLICY]:
-        return Refused(ABOVE_POLICY, cause.message.removeprefix(f"{ABOVE_POLICY}: "), "ask for less, or have policy changed")
+        message, _, remedy = cause.message.removeprefix(f"{ABOVE_POLICY}: ").partition(" — ")
+        return Refused(ABOVE_POLICY, message, remedy)
     return InputError("INVALID_INPUT", cause.message, "correct the request and start it again")
 
 

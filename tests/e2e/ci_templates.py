@@ -62,7 +62,7 @@ def gitlab_scripts() -> dict[str, list[str]]:
             quoted = re.fullmatch(r"'(.*)'", text)
             assert quoted or not re.match(r"[\"'&*!|>%@{\[]|.*: ", text), f"YAML reads this line as something else: {text}"
             found[current].append(quoted[1] if quoted else text)
-        else:
+        elif not current or not line.startswith("    # "):
             current = ""
             assert not line or line.startswith(("#", "    - if: ")) or _KEY.fullmatch(line), line
     return found

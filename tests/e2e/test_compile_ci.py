@@ -70,7 +70,7 @@ def test_the_github_workflow_accepts_a_pull_request_and_leaves_evidence(
     checkout(forge, tmp_path / "workspace", "pull-mend")
     runner = GitHubRunner(tmp_path / "workspace", dict(server))
     steps = github_steps()
-    assert [step.name for step in steps] == ["Install", "Compile", "Trust root", "Stop"]
+    assert [step.name for step in steps] == ["Install", "Compile", "Trust root", "Verify", "Stop"]
     assert runner.run(steps) == 0, runner.log
     junit = ElementTree.parse(runner.temp / "junit.xml").getroot()  # noqa: S314  our own output
     assert junit[1].get("tests") == "7" and junit[1].get("failures") == "0"
@@ -95,7 +95,8 @@ def _in_toto_accepts(temp: Path) -> None:
 
 
 def test_the_gitlab_job_refuses_a_merge_request_and_says_why(forge: Path, server: dict[str, str], tmp_path: Path) -> None:
-    git(tmp_path, "clone", "-q", "--branch", "break", f"file://{forge}", "project")
+    """In a shallow clone that has no commit but the last, as the default of a project makes it."""
+    git(tmp_path, "clone", "-q", "--depth=1", "--branch", "break", f"file://{forge}", "project")
     scripts = gitlab_scripts()
     variables = {"CI_MERGE_REQUEST_DIFF_BASE_SHA": git(forge, "rev-parse", "main"), "GITLAB_CI": "true"}
     job = {"env": server | variables, "cwd": tmp_path / "project", "text": True, "timeout": 300, "check": False}
@@ -118,6 +119,9 @@ def test_the_gitlab_job_refuses_a_merge_request_and_says_why(forge: Path, server
     assert refused.returncode == 1, refused.stderr
     after: Any = subprocess.run(["bash", "-eo", "pipefail", "-c", "\n".join(scripts["after_script"])], capture_output=True, **job)
     assert after.returncode == 0, after.stderr
+    known = "--trust trust/trust.json --root-key trust/root.pub"  # what the job uploads tells whose report it is
+    shown: Any = subprocess.run(["bash", "-ec", f'"$GEN4/.venv/bin/gen4" verify evidence {known}'], capture_output=True, **job)
+    assert shown.returncode == 1 and "signed by" in shown.stdout, shown
 
 
 def test_the_plain_temporal_client_starts_a_compile(fabric: Fabric) -> None:
