@@ -19,13 +19,14 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from activities.evidence.establishing import Believed
 from activities.evidence.signer_service import SignerPorts, SignerService
 from activities.evidence.signing import Signer, StatementSigner, load_signer, open_signer
+from activities.evidence.witnessing import Believed
 from activities.kernel.listening import Listener
 from activities.record.git import require_git
 from activities.record.home import private_folder
 from activities.testbed.harness import harness_version
+from activities.verify.gating import report_if_allowed
 from schemas.error import Gen4Error, InfrastructureError, InputError
 from schemas.text import plain
 from workers.hiding import hide_memory
@@ -124,7 +125,8 @@ def serve(options: SignerOptions) -> None:
     service = SignerService(
         SignerPorts(
             folder=options.home, own_uid=os.geteuid(), signer=options.signer, believed=options.believed,
-            base_packages=options.base_packages, gen4_version=version("gen4"), git_version=require_git(),
+            base_packages=options.base_packages, regression=report_if_allowed, gen4_version=version("gen4"),
+            git_version=require_git(),
         )
     )  # fmt: skip
     listener = Listener(options.socket, options.clients, os.geteuid(), service.handle, most=8)

@@ -6,82 +6,38 @@
 3. Every run has a receipt of an executor that the operator listed, for this tenant, tree, environment, plan and limits, with
    every sentinel caught. At least two different ones per tree, all of one mind, and those of the re-run.
 4. Outcomes are those of the receipts; verdict and members 1-6 are made of them again.
-5. Gates passed, on what was found here; a waiver that was used covers it and has not expired; the policy is a listed one.
+5. The report of the Regression Gate comes out the same when it is computed again, from receipts of runs, scans and benchmarks; a
+   waiver that was used has not expired. The Determinism Gate passed; the policy is a listed one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pydantic import ValidationError
 
 from activities.evidence.content import Content, sha256_of
 from activities.evidence.coverage_share import read_coverage
 from activities.evidence.members import MemberInputs, assemble, bundle_digest
+from activities.evidence.recomputing import recompute
 from activities.evidence.recorded import member_inputs, read_judgement, read_outcomes
 from activities.evidence.seal import Established, is_complete
-from activities.kernel import dsse
-from activities.record.commits import CommitInfo
+from activities.evidence.witnessing import AGAIN, PLAIN, Believed, Circumstances, Supplies, Witness, Witnessed
 from activities.record.objects import ObjectStore
 from activities.testbed import receipts
 from activities.testbed.importing import Imported, import_patch
 from activities.testbed.probing import probe_tree
-from activities.testbed.run import run_key
-from schemas.canonical import digest_of, sha256_hex, strict_json
-from schemas.capabilities import RunTests, SealBundle, SealRejection
+from schemas.canonical import digest_of, sha256_hex
+from schemas.capabilities import SealBundle, SealRejection
 from schemas.error import InputError, Refused
 from schemas.evidence import BUILDER_ID, SEPARATED_BUILDER_ID, STABLE_MEMBERS, TEST_RESULTS, TRAJECTORY, milliseconds_of
 from schemas.gates import GateReport
-from schemas.model import BlobRef
-from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant, RunReceipt
 from schemas.regression import Waiver
 from schemas.request import InvalidRequest
 from schemas.test_command import parse_test_command
-from schemas.testing import EnvironmentLock, Outcomes, RunVariant, TestRun, read_lock
-from schemas.verdict import (
-    HARNESS_TAMPERED,
-    INFORMATIVE_CODES,
-    MINIMUM_RUNS,
-    PROBED,
-    PYTEST_CHANGED,
-    Judgement,
-    mended_tests,
-    unproven,
-)
-
-_AGAIN = "start the remediation again; what was recorded is kept"
-_PLAIN = ReceiptVariant.of(RunVariant())
-
-
-class Supplies(Protocol):
-    """What the caller sends on demand. Everything was hashed on arrival: it is what its name says."""
-
-    def blob(self, ref: BlobRef) -> bytes: ...
-    def content(self, ref: BlobRef) -> Content: ...
-    def commit(self, commit: str) -> CommitInfo: ...
-    def tree(self, tree: str) -> ObjectStore:
-        """Our own store, which has the whole tree by then."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Believed:
-    """Whom the signer believes, told by its operator and nobody else. ``separated``: executors with a uid of their own."""
-
-    executors: tuple[str, ...]
-    separated: tuple[str, ...] = ()
-    policy_digests: frozenset[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Circumstances:
-    """Of one call. ``apart``: the caller is neither root nor the signer's own user."""
-
-    tenant_id: str
-    apart: bool
-    now_ms: int
-    base_packages: Callable[[str], Mapping[str, str]]
+from schemas.testing import EnvironmentLock, Outcomes, read_lock
+from schemas.verdict import PROBED, PYTEST_CHANGED, Judgement, mended_tests, unproven
 
 
 @dataclass(frozen=True)
@@ -93,16 +49,6 @@ class Derived:
 
 
 Derive = Callable[[ObjectStore, str, bytes], Derived]
-
-
-@dataclass(frozen=True)
-class Witnessed:
-    """A run and the receipt for it. ``payload_sha256``: of the receipt; ``executor``: public key of who signed it."""
-
-    run: TestRun
-    receipt: RunReceipt
-    payload_sha256: str
-    executor: str
 
 
 def derive(objects: ObjectStore, base_tree: str, diff: bytes) -> Derived:
@@ -122,7 +68,7 @@ def establish(
     derived = _patch(request, supplies, derive)
     lock = _environment(request, supplies)
     _plan(request)
-    witness = _Witness(request, supplies, believed, circumstances)
+    witness = Witness(request, supplies, believed, circumstances)
     harness = derived.imported.harness_tree
     base = witness.agreed("base", request.source.base_tree, request.base_runs, request.base)
     patched = witness.agreed("patched", harness, request.patched_runs, request.patched)
@@ -134,7 +80,8 @@ def establish(
     _same_pytest(base, [*patched, *rerun, *probe])
     _isolated(request, [*base, *patched], rerun)
     _policy(request, believed)
-    _regression(request.regression, judgement, waivers)
+    _passed(request.regression, "regression")
+    executors = recompute(request, supplies, witness, circumstances, harness)
     _passed(request.determinism, "determinism")
     packages = circumstances.base_packages(lock.base_digest)
     inputs = member_inputs(request, supplies.blob, lock, outcomes, judgement, _trajectory(request, supplies), packages)
@@ -151,7 +98,7 @@ def establish(
         cache="hit" if all(one.run.cached for one in (*base, *patched)) else "miss",
         reused={one.receipt.receipt_id for one in rerun} <= {one.receipt.receipt_id for one in (*base, *patched)},
         rerun_bundle_digest=bundle_digest(members),
-        builder_id=_builder_id(runs, believed, circumstances),
+        builder_id=_builder_id({*executors, *(one.executor for one in runs)}, believed, circumstances),
         waivers=waivers,
     )
 
@@ -167,31 +114,31 @@ def witness_rejection(request: SealRejection, supplies: Supplies, believed: Beli
     if request.verdict == "accepted" and all(report.verdict == "pass" for report in request.gates):
         raise Refused("REJECTION_ACCEPTED", "nothing refused this patch", "seal it instead")
     if not request.codes:
-        raise Refused("REJECTION_WITHOUT_CODE", "a refusal names at least one code", _AGAIN)
+        raise Refused("REJECTION_WITHOUT_CODE", "a refusal names at least one code", AGAIN)
     if request.patch is None:
         _no_patch(request, supplies)
     elif sha256_hex(supplies.blob(request.patch.diff)) != request.patch.patch_sha256:
-        raise Refused("PATCH_DIGEST", "the diff is not the patch", _AGAIN)
+        raise Refused("PATCH_DIGEST", "the diff is not the patch", AGAIN)
     for run in request.runs:
         if run.receipt is not None and run.status != "infra_error":
             receipt = receipts.verify(supplies.blob(run.receipt), believed.executors)
             if receipt.tenant_id != tenant_id or not receipts.agrees(receipt, run):
-                raise Refused("RECEIPT_MISMATCH", f"the receipt of run {run.run_key} says something else", _AGAIN)
+                raise Refused("RECEIPT_MISMATCH", f"the receipt of run {run.run_key} says something else", AGAIN)
 
 
 def _no_patch(request: SealRejection, supplies: Supplies) -> None:
     beyond = (request.policy, request.judged, *request.gates, *request.runs)
     if request.verdict != "rejected" or any(found is not None for found in beyond):
-        raise Refused("REJECTION_MISMATCH", "what is no patch was neither reviewed nor run", _AGAIN)
+        raise Refused("REJECTION_MISMATCH", "what is no patch was neither reviewed nor run", AGAIN)
     tree = request.source.base_tree
     objects, sent = supplies.tree(tree), supplies.blob(request.about)
     try:
         import_patch(objects, tree, sent)
     except (InputError, Refused) as error:
         if (error.code,) != request.codes:
-            raise Refused("REJECTION_MISMATCH", f"it is refused with {error.code}: {error.message}", _AGAIN) from error
+            raise Refused("REJECTION_MISMATCH", f"it is refused with {error.code}: {error.message}", AGAIN) from error
     else:
-        raise Refused("REJECTION_MISMATCH", "what was sent is a patch of the base tree", _AGAIN)
+        raise Refused("REJECTION_MISMATCH", "what was sent is a patch of the base tree", AGAIN)
 
 
 # --- source, patch, environment ---------------------------------------------------------------------------------------
@@ -201,16 +148,16 @@ def _patch(request: SealBundle, supplies: Supplies, derive: Derive) -> Derived:
     source, patch = request.source, request.patch
     commit = supplies.commit(source.base_commit)
     if (commit.tree, commit.commit_time) != (source.base_tree, source.commit_time):
-        raise Refused("SOURCE_MISMATCH", f"commit {source.base_commit} has another tree or time than the request says", _AGAIN)
+        raise Refused("SOURCE_MISMATCH", f"commit {source.base_commit} has another tree or time than the request says", AGAIN)
     diff = supplies.blob(patch.diff)
     if sha256_hex(diff) != patch.patch_sha256:
-        raise Refused("PATCH_DIGEST", "the diff is not the patch", _AGAIN)
+        raise Refused("PATCH_DIGEST", "the diff is not the patch", AGAIN)
     derived = derive(supplies.tree(source.base_tree), source.base_tree, diff)
     imported = derived.imported
     if (patch.base_tree, patch.result_tree) != (source.base_tree, imported.result_tree):
-        raise Refused("PATCH_TREE", f"the patch gives tree {imported.result_tree}, not {patch.result_tree}", _AGAIN)
+        raise Refused("PATCH_TREE", f"the patch gives tree {imported.result_tree}, not {patch.result_tree}", AGAIN)
     if imported.diff != diff:
-        raise Refused("PATCH_DIGEST", "the diff is not git's own diff of the two trees", _AGAIN)
+        raise Refused("PATCH_DIGEST", "the diff is not git's own diff of the two trees", AGAIN)
     return derived
 
 
@@ -220,10 +167,10 @@ def _environment(request: SealBundle, supplies: Supplies) -> EnvironmentLock:
     try:
         lock = read_lock(data)
     except ValidationError as error:
-        raise Refused("ENVIRONMENT_MISMATCH", "the lock does not fit its model", _AGAIN) from error
+        raise Refused("ENVIRONMENT_MISMATCH", "the lock does not fit its model", AGAIN) from error
     claimed = (environment.environment_digest, environment.base_digest, environment.python_version, environment.platform)
     if claimed != (digest_of(data), lock.base_digest, lock.python_version, lock.platform):
-        raise Refused("ENVIRONMENT_MISMATCH", "the environment is not that of its lock", _AGAIN)
+        raise Refused("ENVIRONMENT_MISMATCH", "the environment is not that of its lock", AGAIN)
     return lock
 
 
@@ -233,105 +180,12 @@ def _plan(request: SealBundle) -> None:
     try:
         shown = parse_test_command(plan.argv)
     except InvalidRequest as error:
-        raise Refused("PLAN_MISMATCH", f"the test command is none: {error}", _AGAIN) from error
+        raise Refused("PLAN_MISMATCH", f"the test command is none: {error}", AGAIN) from error
     if shown.model_copy(update={"frozen_clock": plan.frozen_clock}) != plan:
-        raise Refused("PLAN_MISMATCH", "the plan is not what the test command says", _AGAIN)
+        raise Refused("PLAN_MISMATCH", "the plan is not what the test command says", AGAIN)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
-
-
-class _Witness:
-    """Reads receipts and holds each against the request."""
-
-    def __init__(
-        self, request: SealBundle, supplies: Supplies, believed: Believed, circumstances: Circumstances
-    ) -> None:
-        self._request, self._supplies, self._believed = request, supplies, believed
-        self._tenant_id = circumstances.tenant_id
-
-    def agreed(self, name: str, tree: str, runs: Sequence[TestRun], first: TestRun) -> list[Witnessed]:
-        """Different runs of one tree that saw the same; ``first`` is one of them."""
-        if len(runs) < MINIMUM_RUNS:
-            raise Refused("RECEIPTS_TOO_FEW", f"{len(runs)} run(s) of the {name} tree; {MINIMUM_RUNS} are needed", _AGAIN)
-        found = [self.run(tree, run) for run in runs]
-        if len({one.receipt.receipt_id for one in found}) != len(found):
-            raise Refused("RECEIPT_REPEATED", f"two runs of the {name} tree have one receipt", _AGAIN)
-        if first not in runs:
-            raise Refused("RECEIPT_MISMATCH", f"the run of the {name} tree that is shown is none of those with a receipt", _AGAIN)
-        found.sort(key=lambda one: one.run != first)
-        for other in found[1:]:
-            _same(name, found[0], other)
-        return found
-
-    def rerun(self, base_tree: str, harness_tree: str) -> list[Witnessed]:
-        runs = self._request.rerun_runs
-        if len(runs) != 2:
-            raise Refused("RECEIPTS_TOO_FEW", f"the re-run has {len(runs)} run(s), not one of each tree", _AGAIN)
-        return [self.run(tree, run) for tree, run in zip((base_tree, harness_tree), runs, strict=True)]
-
-    def run(self, tree: str, run: TestRun, variant: ReceiptVariant = _PLAIN) -> Witnessed:
-        """A run whose receipt says what the request claims, about this tree."""
-        if run.receipt is None:
-            raise Refused("RECEIPT_MISSING", f"run {run.run_key} has no receipt", "run the tests through an executor")
-        data = self._supplies.blob(run.receipt)
-        receipt, executor = self._verified(data)
-        request = self._request
-        wanted = {
-            "tenant_id": self._tenant_id,
-            "tree": tree,
-            "environment_digest": request.environment.environment_digest,
-            "platform": request.environment.platform,
-            "plan": ReceiptPlan.of(request.plan),
-            "limits": ReceiptLimits.of(request.limits),
-            "variant": variant,
-            "commit_time": request.source.commit_time,
-        }
-        for name, value in wanted.items():
-            if getattr(receipt, name) != value:
-                raise Refused("RECEIPT_OTHER_RUN", f"receipt {receipt.receipt_id} is of another {name}", _AGAIN)
-        if not receipts.agrees(receipt, run):
-            raise Refused("RECEIPT_MISMATCH", f"run {run.run_key} is not what its receipt says", _AGAIN)
-        if receipt.run_key != self._run_key(tree, variant):
-            raise Refused("RECEIPT_OTHER_RUN", f"receipt {receipt.receipt_id} is of another run key", _AGAIN)
-        _untampered(receipt)
-        if not variant.only and not (receipt.tree == request.source.base_tree and self._none_began(receipt, run)):
-            _conclusive(receipt)
-        return Witnessed(run, receipt, _payload_sha256(data), executor)
-
-    def _none_began(self, receipt: RunReceipt, run: TestRun) -> bool:
-        """Nothing of the tree could be collected, so nothing ran, planted tests neither. Of a base tree that is a finding: a
-        patch may mend it."""
-        outcomes = read_outcomes(self._supplies.blob, run)
-        unread = all(outcome == "error" and "::" not in nodeid for nodeid, outcome in outcomes.items())
-        return bool(outcomes) and unread and receipt.status == "failed" and not receipt.codes and not receipt.sentinels.planted
-
-    def _verified(self, data: bytes) -> tuple[RunReceipt, str]:
-        receipt = receipts.verify(data, self._believed.executors)
-        return receipt, next(key for key in self._believed.executors if _signed_by(data, key))
-
-    def _run_key(self, tree: str, variant: ReceiptVariant) -> str:
-        request = self._request
-        asked = RunTests(
-            tree=tree, environment=request.environment, plan=request.plan, limits=request.limits,
-            commit_time=request.source.commit_time, purpose="patched", variant=RunVariant.model_validate(variant.model_dump()),
-        )  # fmt: skip
-        return run_key(asked, self._tenant_id)
-
-
-def _signed_by(data: bytes, key: str) -> bool:
-    try:
-        receipts.verify(data, (key,))
-    except Refused:
-        return False
-    return True
-
-
-def _untampered(receipt: RunReceipt) -> None:
-    sentinels = receipt.sentinels
-    if sentinels.planted != sentinels.caught or HARNESS_TAMPERED in receipt.codes or receipt.status == "infra_error":
-        seen = f"{sentinels.caught} of {sentinels.planted} planted tests failed"
-        raise Refused("HARNESS_TAMPERED", f"in run {receipt.receipt_id} {seen}", "read what the patch does to its own tests")
 
 
 def _same_pytest(base: Sequence[Witnessed], others: Sequence[Witnessed]) -> None:
@@ -343,31 +197,15 @@ def _same_pytest(base: Sequence[Witnessed], others: Sequence[Witnessed]) -> None
         raise Refused("HARNESS_TAMPERED", message, "read what the patch does to its own tests")
 
 
-def _conclusive(receipt: RunReceipt) -> None:
-    """A probe of some tests may find none of them; nothing is concluded from those that it does not find."""
-    if not receipt.sentinels.planted or receipt.status not in ("passed", "failed") or set(receipt.codes) - INFORMATIVE_CODES:
-        raise Refused("RUN_INCONCLUSIVE", f"run {receipt.receipt_id}: {receipt.status} {', '.join(receipt.codes)}", _AGAIN)
-
-
-def _same(name: str, one: Witnessed, other: Witnessed) -> None:
-    for fact in ("outcomes_sha256", "exit_code", "runner", "codes"):
-        if getattr(one.receipt, fact) != getattr(other.receipt, fact):
-            raise Refused("RUNS_DISAGREE", f"runs of the {name} tree differ in {fact}", "make the tests give the same every time")
-
-
 def _isolated(request: SealBundle, first: Sequence[Witnessed], rerun: Sequence[Witnessed]) -> None:
     """Another worker is one whose runs another executor makes."""
     if request.isolation == "other_worker" and {one.executor for one in first} & {one.executor for one in rerun}:
-        raise Refused("ISOLATION_MISMATCH", "one executor made the first runs and the re-run", _AGAIN)
+        raise Refused("ISOLATION_MISMATCH", "one executor made the first runs and the re-run", AGAIN)
 
 
-def _builder_id(runs: Sequence[Witnessed], believed: Believed, circumstances: Circumstances) -> str:
-    separated = circumstances.apart and all(one.executor in believed.separated for one in runs)
+def _builder_id(executors: set[str], believed: Believed, circumstances: Circumstances) -> str:
+    separated = circumstances.apart and executors <= set(believed.separated)
     return SEPARATED_BUILDER_ID if separated else BUILDER_ID
-
-
-def _payload_sha256(envelope: bytes) -> str:
-    return sha256_hex(dsse.decode_base64(strict_json(envelope)["payload"]))
 
 
 # --- verdict and gates ------------------------------------------------------------------------------------------------
@@ -380,7 +218,7 @@ def _unexpired(request: SealBundle, now_ms: int) -> tuple[Waiver, ...]:
     for one in request.regression.waivers:
         waiver = known.get(one.id)
         if waiver is None or (waiver.owner, waiver.expires_at) != (one.owner, one.expires_at):
-            raise Refused("WAIVER_UNKNOWN", f"waiver {one.id} was used but is not among those of the request", _AGAIN)
+            raise Refused("WAIVER_UNKNOWN", f"waiver {one.id} was used but is not among those of the request", AGAIN)
         if milliseconds_of(waiver.expires_at) <= now_ms:
             remedy = "renew it, or mend what it covered"
             raise Refused("WAIVER_EXPIRED", f"waiver {one.id} expired at {waiver.expires_at}", remedy)
@@ -395,26 +233,26 @@ def _judgement(
     judged = read_judgement(supplies.blob, request.judged, *outcomes)
     covered = {waiver.subject for waiver in waivers if waiver.metric == "tests"}
     if uncovered := set(judged.waived) - covered:
-        raise Refused("WAIVER_UNKNOWN", f"no waiver covers the loss of {min(uncovered)}", _AGAIN)
+        raise Refused("WAIVER_UNKNOWN", f"no waiver covers the loss of {min(uncovered)}", AGAIN)
     if judged.verdict != "accepted" or judged.fix == "none":
-        raise Refused("GATE_NOT_PASSED", f"regression: the verdict is {judged.verdict}: {', '.join(judged.codes)}", _AGAIN)
+        raise Refused("GATE_NOT_PASSED", f"regression: the verdict is {judged.verdict}: {', '.join(judged.codes)}", AGAIN)
     return judged
 
 
 def _probe(
-    request: SealBundle, supplies: Supplies, witness: _Witness, raising: str | None, judgement: Judgement, patched: Outcomes
+    request: SealBundle, supplies: Supplies, witness: Witness, raising: str | None, judgement: Judgement, patched: Outcomes
 ) -> list[Witnessed]:
     """With every touched function raising, what the patch mended must not pass (threats 4.1)."""
     if raising is None:
         return []
     if request.probe is None:
-        raise Refused("PROBE_MISSING", "the patch touches functions, and no run shows that its tests need them", _AGAIN)
+        raise Refused("PROBE_MISSING", "the patch touches functions, and no run shows that its tests need them", AGAIN)
     only = request.probe.variant.only
     if only and not set(mended_tests(judgement, patched)[:PROBED]) <= set(only):
-        raise Refused("PROBE_MISSING", "the probe left out tests that the patch mended", _AGAIN)
-    found = witness.run(raising, request.probe, _PLAIN.model_copy(update={"only": only}))
+        raise Refused("PROBE_MISSING", "the probe left out tests that the patch mended", AGAIN)
+    found = witness.run(raising, request.probe, PLAIN.model_copy(update={"only": only}))
     if forged := unproven(judgement, read_outcomes(supplies.blob, request.probe)):
-        raise Refused("HARNESS_TAMPERED", f"{forged[0]} passes although all that the patch touches raises", _AGAIN)
+        raise Refused("HARNESS_TAMPERED", f"{forged[0]} passes although all that the patch touches raises", AGAIN)
     return [found]
 
 
@@ -424,25 +262,12 @@ def _policy(request: SealBundle, believed: Believed) -> None:
     if policy.decision != "allow" or not passed or passed != set(policy.required_checks):
         raise Refused("GATE_NOT_PASSED", "policy: the patch was not allowed", "change the patch so that the policy allows it")
     if policy.policy_digest not in believed.policy_digests:
-        raise Refused("POLICY_UNKNOWN", f"{policy.policy_digest} is not a policy that this signer was given", _AGAIN)
-
-
-def _regression(report: GateReport, judgement: Judgement, waivers: tuple[Waiver, ...]) -> None:
-    _passed(report, "regression")
-    metrics = {metric.name: metric for metric in report.metrics}
-    tests = metrics.get("tests")
-    expected = ("fail", True) if judgement.lost else ("pass", False)
-    if tests is None or (tests.verdict, tests.waived) != expected or len(metrics) != len(report.metrics):
-        raise Refused("GATE_NOT_PASSED", f"regression: the metric of the tests is not {' '.join(map(str, expected))}", _AGAIN)
-    for name, metric in metrics.items():
-        excused = metric.waived and any(waiver.metric == name for waiver in waivers)
-        if metric.verdict != "pass" and not excused:
-            raise Refused("GATE_NOT_PASSED", f"regression: {name} is {metric.verdict}, and no waiver covers it", _AGAIN)
+        raise Refused("POLICY_UNKNOWN", f"{policy.policy_digest} is not a policy that this signer was given", AGAIN)
 
 
 def _passed(report: GateReport, gate: str) -> None:
     if report.gate != gate or report.verdict != "pass":
-        raise Refused("GATE_NOT_PASSED", f"{gate}: the report is of gate {report.gate} and says {report.verdict}", _AGAIN)
+        raise Refused("GATE_NOT_PASSED", f"{gate}: the report is of gate {report.gate} and says {report.verdict}", AGAIN)
 
 
 # --- members ----------------------------------------------------------------------------------------------------------
@@ -450,7 +275,7 @@ def _passed(report: GateReport, gate: str) -> None:
 
 def _trajectory(request: SealBundle, supplies: Supplies) -> Content:
     if not is_complete(request.members.blobs):
-        raise Refused("MEMBER_MISSING", f"members are {sorted(request.members.blobs)}, not {sorted(STABLE_MEMBERS)}", _AGAIN)
+        raise Refused("MEMBER_MISSING", f"members are {sorted(request.members.blobs)}, not {sorted(STABLE_MEMBERS)}", AGAIN)
     return supplies.content(request.members.blobs[TRAJECTORY])
 
 
@@ -459,9 +284,9 @@ def _members(request: SealBundle, inputs: MemberInputs) -> dict[str, Content]:
     made = assemble(inputs)
     for name in STABLE_MEMBERS:
         if sha256_of(made[name]) != request.members.blobs[name].sha256:
-            raise Refused("MEMBER_MISMATCH", f"{name} does not follow from the recorded runs", _AGAIN)
+            raise Refused("MEMBER_MISMATCH", f"{name} does not follow from the recorded runs", AGAIN)
     if request.members.bundle_digest != bundle_digest(made):
-        raise Refused("MEMBER_MISMATCH", "the bundle digest is not that of checksums.sha256", _AGAIN)
+        raise Refused("MEMBER_MISMATCH", "the bundle digest is not that of checksums.sha256", AGAIN)
     return made
 
 

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from activities.evidence import in_toto, rejection, statements, vsa
 from activities.evidence.content import IN_MEMORY, Content, StoredFile, lines_of
-from activities.evidence.establishing import Believed, Circumstances, Derived, derive, establish, witness_rejection
+from activities.evidence.establishing import Derived, derive, establish, witness_rejection
 from activities.evidence.provenance import external_parameters
 from activities.evidence.seal import Established, SealFacts, publish, sign_members, write_stamp
 from activities.evidence.signing import Signer, StatementSigner
@@ -31,6 +31,7 @@ from activities.evidence.sources import public_repository
 from activities.evidence.statements import Unsigned
 from activities.evidence.trusting import encode_trust
 from activities.evidence.verification import verify_bundle
+from activities.evidence.witnessing import Believed, Circumstances, Recompute
 from activities.kernel import dsse
 from activities.kernel.channel import Channel, need
 from activities.record.commits import CommitInfo
@@ -74,6 +75,7 @@ class SignerPorts:
     signer: Callable[[], StatementSigner]
     believed: Callable[[], Believed]
     base_packages: Callable[[str], Mapping[str, str]]
+    regression: Recompute
     gen4_version: str
     git_version: str
     now_s: Callable[[], float] = field(default=time.time)
@@ -177,8 +179,9 @@ class SignerService:
 
     def _circumstances(self, keys: TraceKeys, channel: Channel, now_s: int) -> Circumstances:
         return Circumstances(
-            tenant_id=keys.tenant_id, apart=self._apart(channel), now_ms=now_s * 1000, base_packages=self._ports.base_packages
-        )
+            tenant_id=keys.tenant_id, apart=self._apart(channel), now_ms=now_s * 1000, base_packages=self._ports.base_packages,
+            regression=self._ports.regression,
+        )  # fmt: skip
 
     def _verified(
         self, request: SealBundle, keys: TraceKeys, files: Mapping[str, Content], signer: StatementSigner, found: Established,

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from activities.compile.activities import CompileActivities
 from activities.evidence.activities import EvidenceActivities, EvidencePorts, SigningActivities
-from activities.evidence.establishing import Believed
 from activities.evidence.signer_client import SignerClient
 from activities.evidence.signer_service import SignerPorts, SignerService
 from activities.evidence.signing import Signer, StatementSigner, load_signer
 from activities.evidence.trusting import ensure_trust
+from activities.evidence.witnessing import Believed
 from activities.kernel.acting import Acting, as_acting
 from activities.kernel.channel import connect
 from activities.kernel.judging import PolicyPort
@@ -28,9 +29,12 @@ from activities.record.blobs import BlobStore
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.testbed import receipts
-from activities.testbed.receipts import Seen
+from activities.testbed.harness import harness_version
+from activities.testbed.receipts import Seen, Tools
 from activities.testbed.run import run_key
+from activities.testbed.scanning import scanners_sha256
 from activities.verify.activities import VerifyActivities
+from activities.verify.gating import METRICS, RegressionGate, report_if_allowed
 from schemas.canonical import jcs
 from schemas.capabilities import (
     AssembleMembers,
@@ -39,6 +43,7 @@ from schemas.capabilities import (
     ImportPatch,
     JudgeRuns,
     ReadMembers,
+    RegressionInput,
     RunTests,
     SealBundle,
     SealedBundle,
@@ -46,14 +51,17 @@ from schemas.capabilities import (
     VerifyBundle,
 )
 from schemas.event import Actor
+from schemas.evidence import timestamp_of
 from schemas.gates import GateReport
+from schemas.regression import BenchmarkSample, Finding, RunBenchmark, ScannedTree, ScanTree
 from schemas.task import Source, TraceKeys
 from schemas.test_command import parse_test_command
 from schemas.testing import Environment, Limits, Outcomes, RunVariant, TestRun
-from tests.evidence.workshop import BASE, NOW_S, PATCHED, POLICY_DIGEST, make_inputs, make_run, passing
+from tests.evidence.workshop import BASE, NOW_S, PATCHED, POLICY_DIGEST, make_inputs, make_run
 
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 PACKAGES = {"libc6:amd64": "2.36-9"}
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 PROBED: Outcomes = {"tests/test_calc.py::test_add": "failed"}
 
 
@@ -82,6 +90,7 @@ class Fabric:
     compile: CompileActivities
     environment: Environment
     signer: Signer
+    policy: PolicyPort
     executor: ec.EllipticCurvePrivateKey = field(repr=False)
 
     def imported(self) -> ImportedPatch:
@@ -91,26 +100,67 @@ class Fabric:
 
     def run(
         self, outcomes: Outcomes, tree: str, *, variant: RunVariant | None = None, key: ec.EllipticCurvePrivateKey | None = None,
-        tenant: str = "local", planted: int = 3, caught: int = 3, **changes: Any,
+        tenant: str = "local", planted: int = 3, caught: int = 3, harness: str = "", **changes: Any,
     ) -> TestRun:  # fmt: skip
         """A run with the receipt that an executor of this fabric signs for it; ``changes`` are made before that."""
+        harness = harness or harness_version()
         asked = RunTests(
             tree=tree, environment=self.environment, plan=parse_test_command(("pytest", "-q")), limits=Limits(),
             commit_time=self.source.commit_time, purpose="patched", variant=variant or RunVariant(),
         )  # fmt: skip
         run = make_run(outcomes, "0").model_copy(
             update={
-                "outcomes": self.blobs.put(jcs(dict(outcomes))), "run_key": run_key(asked, tenant), "variant": asked.variant,
-                **changes,
+                "outcomes": self.blobs.put(jcs(dict(outcomes))), "run_key": run_key(asked, tenant, harness),
+                "variant": asked.variant, **changes,
             }
         )  # fmt: skip
-        receipt = receipts.receipt_of(asked, run, Seen(tenant, "ee" * 32, planted, caught))
+        receipt = receipts.receipt_of(asked, run, Seen(tenant, harness, planted, caught))
         return run.model_copy(update={"receipt": self.blobs.put(receipts.sign(key or self.executor, receipt))})
 
-    def assembling(self, trajectory: bytes | None = None) -> AssembleMembers:
+    def scan(
+        self, tree: str, against: str, *findings: Finding, key: ec.EllipticCurvePrivateKey | None = None, tenant: str = "local",
+        harness: str = "", scanners: str = "", **changes: Any,
+    ) -> ScannedTree:  # fmt: skip
+        """A scan with the receipt that an executor of this fabric signs for it."""
+        found = self.blobs.put_json([finding.model_dump(mode="json") for finding in findings])
+        scanned = ScannedTree(**{"findings": found, "files": 1, "size_bytes": 1_000, **changes})
+        tools = Tools(tenant, harness or harness_version(), make_run(BASE, "0").sandbox)
+        asked = ScanTree(tree=tree, against=against, limits=Limits())
+        receipt = receipts.receipt_of_scan(asked, scanned, scanners or scanners_sha256(), tools)
+        return scanned.model_copy(update={"receipt": self.blobs.put(receipts.sign(key or self.executor, receipt))})
+
+    def regression(self, request: SealBundle, now_s: int = NOW_S) -> GateReport:
+        """What the worker's gate says of what this request refers to."""
+        asked = RegressionInput(
+            judged=request.judged, baseline_commit=request.source.base_commit, base_tree=request.source.base_tree,
+            result_tree=request.patch.result_tree, base=request.base_runs, patched=request.patched_runs,
+            environment=request.environment, waivers=request.waivers, base_scan=request.base_scan,
+            patched_scan=request.patched_scan, in_turn=request.in_turn, base_benchmark=request.base_benchmark,
+            patched_benchmark=request.patched_benchmark,
+        )  # fmt: skip
+        gate = RegressionGate(self.objects, self.blobs.get, lambda question: self.policy.decide(METRICS, question))
+        return gate.report(asked, timestamp_of(now_s))
+
+    def sample(
+        self, tree: str, *micros: int, argv: tuple[str, ...] = ("python", "b.py"), tenant: str = "local", harness: str = "",
+        environment: Environment | None = None,
+    ) -> BenchmarkSample:  # fmt: skip
+        """One sandbox in which a benchmark ran, with its receipt."""
+        asked = RunBenchmark(
+            tree=tree, environment=environment or self.environment, plan=parse_test_command(("pytest", "-q")), argv=argv,
+            limits=Limits(), commit_time=self.source.commit_time, repeat=max(len(micros), 1),
+        )  # fmt: skip
+        sample = BenchmarkSample(micros=micros)
+        tools = Tools(tenant, harness or harness_version(), make_run(BASE, "0").sandbox)
+        receipt = receipts.receipt_of_benchmark(asked, sample, tools)
+        return sample.model_copy(update={"receipt": self.blobs.put(receipts.sign(self.executor, receipt))})
+
+    def assembling(
+        self, trajectory: bytes | None = None, base_run: Mapping[str, Any] = NOTHING, patched_run: Mapping[str, Any] = NOTHING
+    ) -> AssembleMembers:
         imported, policy = self.imported(), make_inputs().policy
-        base = [self.run(BASE, self.source.base_tree) for _ in range(2)]
-        patched = [self.run(PATCHED, imported.harness_tree) for _ in range(2)]
+        base = [self.run(BASE, self.source.base_tree, **base_run) for _ in range(2)]
+        patched = [self.run(PATCHED, imported.harness_tree, **patched_run) for _ in range(2)]
         return AssembleMembers(
             source=self.source, patch=imported.patch, environment=self.environment, plan=parse_test_command(("pytest", "-q")),
             base=base[0], patched=patched[0], policy=policy,
@@ -118,30 +168,35 @@ class Fabric:
             trajectory=None if trajectory is None else self.blobs.put(trajectory),
         )  # fmt: skip
 
-    def sealing(self, trajectory: bytes | None = None) -> SealBundle:
-        """The request of a workflow in which everything went well: two runs of each tree, probe, re-run, both gates."""
-        request = self.assembling(trajectory)
+    def sealing(
+        self, trajectory: bytes | None = None, base_run: Mapping[str, Any] = NOTHING, patched_run: Mapping[str, Any] = NOTHING
+    ) -> SealBundle:
+        """The request of a workflow in which everything went well: two runs of each tree, probe, re-run, both gates.
+
+        ``base_run``, ``patched_run``: changes of the runs of that tree, see :meth:`run`.
+        """
+        request = self.assembling(trajectory, base_run, patched_run)
         members = self.evidence.assemble_members(request)
         reread = self.compile.import_patch(self.evidence.reread_patch(ReadMembers(members=members, source=self.source)))
         rerun = self.evidence.assemble_members(request.model_copy(update={"patch": reread.patch}))
-        gates: dict[str, GateReport] = {
-            "regression": passing("regression", "REG_TEST_LOST"),
-            "determinism": self.verify.determinism_gate(
-                DeterminismInput(first=members, rerun=rerun, runs=2, isolation="fresh_sandbox")
-            ),
-        }
+        determinism = self.verify.determinism_gate(
+            DeterminismInput(first=members, rerun=rerun, runs=2, isolation="fresh_sandbox")
+        )
         fields = {name: getattr(request, name) for name in AssembleMembers.model_fields if name != "trajectory"}
         harness, probe = reread.harness_tree, reread.probe_tree
         assert probe is not None
         mended = RunVariant(only=("tests/test_calc.py::test_add",))
-        return SealBundle(
-            **fields, **gates, limits=Limits(), members=members, rerun_bundle_digest=rerun.bundle_digest, runs=2,
-            candidate_id="cand-1", explorer_name="external", explorer_version="1",
-            base_runs=(request.base, self.run(BASE, self.source.base_tree)),
-            patched_runs=(request.patched, self.run(PATCHED, harness)),
-            rerun_runs=(self.run(BASE, self.source.base_tree), self.run(PATCHED, harness)),
+        base, result = self.source.base_tree, request.patch.result_tree
+        sealing = SealBundle(
+            **fields, regression=determinism, determinism=determinism, limits=Limits(), members=members,
+            rerun_bundle_digest=rerun.bundle_digest, runs=2, candidate_id="cand-1",
+            explorer_name="external", explorer_version="1", base_runs=(request.base, self.run(BASE, base, **base_run)),
+            patched_runs=(request.patched, self.run(PATCHED, harness, **patched_run)),
+            rerun_runs=(self.run(BASE, base, **base_run), self.run(PATCHED, harness, **patched_run)),
             probe=self.run(PROBED, probe, variant=mended),
+            base_scan=self.scan(base, result), patched_scan=self.scan(result, base),
         )  # fmt: skip
+        return sealing.model_copy(update={"regression": self.regression(sealing)})
 
     def rejecting(self) -> SealRejection:
         """A patch that loses a test, with the receipts that show it."""
@@ -214,14 +269,15 @@ def make_fabric(
     believed = Believed(executors=(pem_of(executor.public_key()),), policy_digests=frozenset({POLICY_DIGEST}))
     service = SignerPorts(
         folder=home.signer, own_uid=os.geteuid(), signer=lambda: signing or load_signer(home.signer), believed=lambda: believed,
-        base_packages=lambda _: PACKAGES, gen4_version="0.1.0", git_version="2.39.5", now_s=now_s,
+        base_packages=lambda _: PACKAGES, regression=report_if_allowed, gen4_version="0.1.0", git_version="2.39.5", now_s=now_s,
     )  # fmt: skip
     socket = home.run / "signer.sock"
     client = SignerClient(lambda: connect(socket), blobs, objects)
     with running_signer(service, socket):
         yield Fabric(
             home, blobs, objects, ports, source, EvidenceActivities(ports), SigningActivities(ports, client, lambda: None),
-            client, VerifyActivities(blobs, policy), CompileActivities(blobs, objects), environment, signer, executor,
+            client, VerifyActivities(blobs, policy), CompileActivities(blobs, objects), environment, signer, policy,
+            executor,
         )  # fmt: skip
     for folder in home.bundles.iterdir():
         folder.chmod(0o700)

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from activities.evidence.establishing import Believed, Circumstances, establish
+from activities.evidence.establishing import establish
 from activities.evidence.refusal import read_refusal
 from activities.evidence.signer_client import SignerClient
 from activities.evidence.signer_service import SignerPorts
 from activities.evidence.signing import load_signer
 from activities.evidence.trusting import load_trust
+from activities.evidence.witnessing import Believed, Circumstances
 from activities.kernel.acting import as_acting
 from activities.kernel.channel import call, connect
 from activities.kernel.judging import PolicyPort
@@ -27,11 +28,12 @@ from activities.kernel.signing_keys import pem_of
 from activities.record.commits import CommitInfo
 from activities.record.objects import ObjectStore
 from activities.testbed.importing import PATCH_LIMIT
+from activities.verify.gating import report_if_allowed
 from schemas.canonical import jcs, sha256_hex
 from schemas.capabilities import AssembleMembers, DeterminismInput, ImportPatch, JudgeRuns, Members, SealBundle, SealRejection
 from schemas.error import Gen4Error
 from schemas.evidence import BUILDER_ID, PATCH, SEPARATED_BUILDER_ID, STABLE_MEMBERS, STAMP, TEST_RESULTS, Stamp2, timestamp_of
-from schemas.gates import GateReport, MeasuredMetric, UsedWaiver
+from schemas.gates import GateReport, MeasuredMetric
 from schemas.model import BlobRef
 from schemas.regression import Waiver
 from schemas.testing import Outcomes, RunVariant, TestRun
@@ -80,7 +82,8 @@ def test_a_seal_that_takes_long_is_of_the_time_when_it_began(fabric: Fabric, hon
     believed = Believed(executors=(pem_of(fabric.executor.public_key()),), policy_digests=frozenset({POLICY_DIGEST}))
     ports = SignerPorts(
         folder=tmp_path, own_uid=os.geteuid(), signer=lambda: load_signer(tmp_path), believed=lambda: believed,
-        base_packages=lambda _: PACKAGES, gen4_version="0.1.0", git_version="2.39.5", now_s=lambda: float(next(clock)),
+        base_packages=lambda _: PACKAGES, regression=report_if_allowed, gen4_version="0.1.0", git_version="2.39.5",
+        now_s=lambda: float(next(clock)),
     )  # fmt: skip
     client = dataclasses.replace(fabric.client, connect=lambda: connect(tmp_path / "s"))
     with running_signer(ports, tmp_path / "s"):
@@ -206,10 +209,11 @@ def _on_a_base_that_cannot_be_read(fabric: Fabric, request: SealBundle, outcomes
     probe_tree = fabric.imported().probe_tree
     assert probe_tree is not None
     probe = fabric.run(dict.fromkeys(PATCHED, "failed"), probe_tree, variant=RunVariant(only=tuple(sorted(PATCHED))))
-    return {
+    changes = {
         "base": base, "base_runs": (base, run()), "rerun_runs": (run(), request.rerun_runs[1]), "judged": judged, "probe": probe,
         "members": members, "determinism": determinism, "rerun_bundle_digest": members.bundle_digest,
     }  # fmt: skip
+    return {**changes, "regression": fabric.regression(request.model_copy(update=changes))}
 
 
 def test_a_base_of_which_nothing_can_be_collected_may_be_mended(fabric: Fabric, honest: SealBundle) -> None:
@@ -280,7 +284,7 @@ def test_a_metric_is_judged_by_what_the_tests_gave(fabric: Fabric, honest: SealB
     for metrics in ((), (MeasuredMetric(name="tests", verdict="fail", waived=True),),
                     (*honest.regression.metrics, MeasuredMetric(name="coverage", verdict="fail"))):  # fmt: skip
         changed = honest.regression.model_copy(update={"metrics": metrics})
-        assert _refused(fabric, honest, regression=changed) == "GATE_NOT_PASSED"
+        assert _refused(fabric, honest, regression=changed) == "GATE_MISMATCH"
 
 
 def test_another_verdict_than_the_outcomes_give(fabric: Fabric, honest: SealBundle) -> None:
@@ -328,7 +332,7 @@ def test_a_rerun_elsewhere_has_receipts_of_somebody_else(fabric: Fabric, honest:
     rerun = (fabric.run(BASE, fabric.source.base_tree, key=other), fabric.run(PATCHED, _harness(fabric), key=other))
     elsewhere = honest.model_copy(update={"rerun_runs": rerun, "isolation": "other_worker"})
     believed = Believed(executors=keys, policy_digests=frozenset({POLICY_DIGEST}))
-    circumstances = Circumstances(tenant_id="local", apart=False, now_ms=NOW_S * 1000, base_packages=lambda _: PACKAGES)
+    circumstances = _circumstances(apart=False)
     found = establish(elsewhere, _AtHand(fabric), believed, circumstances)
     assert not found.reused and found.builder_id == BUILDER_ID
 
@@ -362,18 +366,13 @@ def _losing(fabric: Fabric, expires_s: int) -> SealBundle:
         changed = request.model_copy(update={"patched": runs[0], "judged": judged})
         assembled = fabric.assembling().model_copy(update={"patched": runs[0], "judged": judged})
         members = fabric.evidence.assemble_members(assembled)
-    regression = request.regression.model_copy(
-        update={
-            "metrics": (MeasuredMetric(name="tests", verdict="fail", waived=True),),
-            "waivers": (UsedWaiver(id="w-1", owner="alice", reason="known", expires_at=waiver.expires_at),),
-        }
-    )
-    return changed.model_copy(
+    request = changed.model_copy(
         update={
             "patched_runs": runs, "rerun_runs": (request.rerun_runs[0], fabric.run(lost, harness)), "members": members,
-            "rerun_bundle_digest": members.bundle_digest, "regression": regression, "waivers": (waiver,),
+            "rerun_bundle_digest": members.bundle_digest, "waivers": (waiver,),
         }
     )  # fmt: skip
+    return request.model_copy(update={"regression": fabric.regression(request, expires_s - 1)})
 
 
 def test_a_waiver_is_judged_when_it_is_signed(fabric: Fabric) -> None:
@@ -453,7 +452,7 @@ def test_content_under_a_false_name_is_refused(
     believed = Believed(executors=(pem_of(fabric.executor.public_key()),), policy_digests=frozenset({POLICY_DIGEST}))
     ports = SignerPorts(
         folder=tmp_path, own_uid=os.geteuid(), signer=lambda: load_signer(tmp_path), believed=lambda: believed,
-        base_packages=lambda _: PACKAGES, gen4_version="0.1.0", git_version="2.39.5",
+        base_packages=lambda _: PACKAGES, regression=report_if_allowed, gen4_version="0.1.0", git_version="2.39.5",
     )  # fmt: skip
     client = dataclasses.replace(fabric.client, connect=lambda: connect(tmp_path / "s"))
     with running_signer(ports, tmp_path / "s"):
@@ -546,6 +545,12 @@ class _AtHand:
         return self.fabric.objects
 
 
+def _circumstances(apart: bool) -> Circumstances:
+    return Circumstances(
+        tenant_id="local", apart=apart, now_ms=NOW_S * 1000, base_packages=lambda _: PACKAGES, regression=report_if_allowed
+    )
+
+
 @pytest.mark.parametrize(
     ("apart", "listed_as_separated", "builder"),
     [(True, True, SEPARATED_BUILDER_ID), (True, False, BUILDER_ID), (False, True, BUILDER_ID)],
@@ -557,7 +562,5 @@ def test_only_a_caller_and_executors_apart_make_a_separated_builder(
     believed = Believed(
         executors=(pem,), separated=(pem,) if listed_as_separated else (), policy_digests=frozenset({POLICY_DIGEST})
     )
-    circumstances = Circumstances(
-        tenant_id="local", apart=apart, now_ms=NOW_S * 1000, base_packages=lambda _: PACKAGES
-    )
+    circumstances = _circumstances(apart)
     assert establish(honest, _AtHand(fabric), believed, circumstances).builder_id == builder
