@@ -21,23 +21,15 @@ from activities.evidence.verification import examine_bundle
 from activities.evidence.vsa import VERIFIER_ID
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
+from cli.digests import digest, git_id
 from cli.fabric import Json
 from cli.output import emit, show
 from schemas.canonical import strict_json
 from schemas.error import Gen4Error, InputError, Refused
 from schemas.evidence import STAMP, ExternalParameters, timestamp_of
 from schemas.gates import GateReport
-from schemas.model import Digest, Door, GitId
 from schemas.trust import Trust
 from workers.settings import read_settings
-
-
-class GitIdOnly(Door):
-    id: GitId
-
-
-class DigestOnly(Door):
-    digest: Digest
 
 
 @dataclass(frozen=True)
@@ -123,14 +115,10 @@ def _trust(trust: Path | None, root_key: Path | None) -> LoadedTrust:
 
 
 def _only(trust: Trust, policies: list[str]) -> Trust:
-    for text in policies:
-        try:
-            DigestOnly(digest=text)
-        except ValueError as error:
-            raise InputError("POLICY_INVALID", f"{text!r} is no digest", "give --policy sha256: and 64 hex digits") from error
-    if not policies:
+    wanted = {digest(text, "POLICY_INVALID") for text in policies}
+    if not wanted:
         return trust
-    return trust.model_copy(update={"policy_digests": tuple(one for one in trust.policy_digests if one in policies)})
+    return trust.model_copy(update={"policy_digests": tuple(one for one in trust.policy_digests if one in wanted)})
 
 
 def _expected(pairs: list[str]) -> dict[str, str]:
@@ -209,10 +197,8 @@ def _object(data: bytes | None) -> dict[str, Any]:
 
 def _base_commit(stamp: dict[str, Any]) -> str | None:
     """The commit to fetch before the checks."""
-    try:
-        return GitIdOnly(id=stamp["source"]["base_commit"]).id
-    except (ValueError, KeyError, TypeError):
-        return None
+    source = stamp.get("source")
+    return git_id(source.get("base_commit")) if isinstance(source, dict) else None
 
 
 def _document(found: list[Verified], loaded: LoadedTrust, require_all: bool) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Trusted(Door):
     require: Literal["timestamp", "log", "none"] = "none"
     """What proves when it was signed. With ``none`` a revocation voids every bundle of the key but ``kept``."""
     kept: tuple[Digest, ...] = ()
-    """Bundle digests that stay valid although the key was revoked."""
+    """Digests of the stamps whose bundles stay valid although the key was revoked."""
     hint: str | None = None
     """key: base64 of the sha256 of the DER SubjectPublicKeyInfo."""
     public_key: str | None = None

@@ -89,6 +89,10 @@ class Case:
     def bundle_digest(self) -> str:
         return "sha256:" + self.need_digest(CHECKSUMS).sha256
 
+    @property
+    def stamp_digest(self) -> str:
+        return "sha256:" + self.need_digest(STAMP).sha256
+
     def need_digest(self, name: str) -> MemberDigest:
         if name not in self.reading.digests:
             raise NotChecked(f"{name} could not be read")

@@ -262,10 +262,10 @@ def _in_time(case: Case, trusted: Trusted) -> Finding | None:
     """Validity is judged when it was signed, so bundles outlive the rotation of their key.
 
     Without proof of that time it is what the stamp says. A thief of the key can say what he likes, so a revocation then voids
-    every bundle but those that the trust file keeps by their digest.
+    every bundle but those that the trust file keeps by the digest of their stamp, which covers the rest.
     """
     signed_ms = case.signed_ms
-    if trusted.revoked_at is not None and case.bundle_digest not in trusted.kept:
+    if trusted.revoked_at is not None and case.stamp_digest not in trusted.kept:
         if case.proven_ms is None or signed_ms >= milliseconds_of(trusted.revoked_at):
             return Finding(
                 reason="revoked", expected="a signer that is not revoked", actual=trusted.revoked_at,

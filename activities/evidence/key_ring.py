@@ -75,10 +75,11 @@ class KeyRing:
         return old.hint, new.hint
 
     def revoke(self, name: str, kept: tuple[str, ...], now_s: int) -> Trusted:
-        """From now on no bundle of the signer is valid but those ``kept``, by their digests, and those proven to be older.
+        """From now on no bundle of the signer is valid but those that are ``kept``, and those proven to be older.
 
         Args:
             name: hint of a key, or identity of a keyless signer.
+            kept: digests of stamps.
 
         Raises:
             InputError: KEY_UNKNOWN, KEY_REVOKED.

@@ -15,6 +15,7 @@ from activities.evidence.trusting import LIFETIME_S, ensure_trust
 from activities.record.home import Home
 from cli.local import open_local
 from cli.main import run
+from schemas.canonical import digest_of
 from schemas.error import InputError
 from schemas.task import TENANT_CHAIN
 from tests.cli.commands import Gen4
@@ -37,14 +38,16 @@ def _events() -> list[tuple[str, dict[str, Any]]]:
     return [(kind, payload) for kind, payload in found if payload.get("purpose") in ("signing", "root")]
 
 
-def test_a_key_is_made_rotated_and_revoked_and_each_is_on_record(gen4: Gen4) -> None:
+def test_a_key_is_made_rotated_and_revoked_and_each_is_on_record(gen4: Gen4, tmp_path: Path) -> None:
     code, made = gen4("keys", "new")
     assert code == 0 and made["signs"]
     code, rotated = gen4("keys", "rotate")
     assert code == 0 and rotated["replaces"] == made["hint"]
-    kept = "sha256:" + "a" * 64
-    code, revoked = gen4("keys", "revoke", made["hint"], "--reason", "lost", "--keep", kept)
-    assert (code, revoked["kept"], revoked["signs"]) == (0, [kept], False)
+    (tmp_path / "stamp.json").write_bytes(b"{}")
+    kept = sorted(("sha256:" + "a" * 64, digest_of(b"{}")))
+    keep = ("--keep", "sha256:" + "a" * 64, "--keep", str(tmp_path))
+    code, revoked = gen4("keys", "revoke", made["hint"], "--reason", "lost", *keep)
+    assert (code, revoked["kept"], revoked["signs"]) == (0, kept, False)
     old, new = _keys(gen4)
     assert (old["hint"], old["signs"], "revoked_at" in old, "valid_until" in old) == (made["hint"], False, True, True)
     assert (new["hint"], new["signs"], "revoked_at" in new) == (rotated["hint"], True, False)

@@ -610,7 +610,7 @@ def trust_tricks(workshop: Workshop, rng: random.Random) -> Iterator[Mutation]:
 
     untrusted, before, after = "SIGNER_UNTRUSTED", timestamp_of(NOW_S - 600), timestamp_of(NOW_S + 600)
     pem = listed.public_key or ""
-    kept = "sha256:" + sha256_hex(good[CHECKSUMS])
+    kept = "sha256:" + sha256_hex(good[STAMP])
     yield from (
         about("another key", SIGNATURE, "hint_unknown", hint=stranger.hint, public_key=stranger.public_pem),
         about("another key under our hint", SIGNATURE, "algorithm", public_key=stranger.public_pem),
@@ -622,6 +622,7 @@ def trust_tricks(workshop: Workshop, rng: random.Random) -> Iterator[Mutation]:
         about("revoked before", untrusted, "revoked", revoked_at=before),
         about("revoked after", untrusted, "revoked", revoked_at=after),
         about("revoked, another kept", untrusted, "revoked", revoked_at=before, kept=("sha256:" + "0" * 64,)),
+        about("revoked, members kept", untrusted, "revoked", revoked_at=before, kept=("sha256:" + sha256_hex(good[CHECKSUMS]),)),
         about("kept but expired", untrusted, "expired", revoked_at=before, kept=(kept,), valid_until=before),
         about("expired", untrusted, "expired", valid_until=timestamp_of(NOW_S)),
         about("not yet", untrusted, "not_yet_valid", valid_from=after),

@@ -361,7 +361,7 @@ def test_a_key_that_may_not_sign_this(workshop: Workshop, place: Place, changes:
 def test_bundles_outlive_the_rotation_of_their_key_and_kept_ones_its_revocation(
     workshop: Workshop, place: Place, changes: dict[str, Any]
 ) -> None:
-    changes = {**changes, "kept": tuple(workshop.stamp["bundle_digest"] for _ in changes.get("kept", ()))}
+    changes = {**changes, "kept": tuple(workshop.stamp_digest for _ in changes.get("kept", ()))}
     report = verify_bundle(place(workshop.files), _trusting(workshop, **changes), now_ms=NOW_MS + 10**12)
     assert report.verdict == "pass"
 

@@ -85,6 +85,10 @@ class Workshop:
         value: dict[str, Any] = json.loads(self.files[STAMP])
         return value
 
+    @property
+    def stamp_digest(self) -> str:
+        return digest_of(self.files[STAMP])
+
     def statement(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(dsse.decode_base64(json.loads(self.files[PROVENANCE])["payload"]))
         return value
