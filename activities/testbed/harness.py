@@ -53,7 +53,7 @@ PINNED = {
 def harness_version() -> str:
     """sha256 over the runner's sources and the lock of what it measures with: another runner is another run key."""
     digest = hashlib.sha256()
-    for path in (*sorted(RUNNER_FOLDER.glob("*.py")), *sorted(RUNNER_FOLDER.glob("*.mjs")), HARNESS_LOCK):
+    for path in (*sorted(RUNNER_FOLDER.glob("*.py")), *sorted(RUNNER_FOLDER.glob("*.[cm]js")), HARNESS_LOCK):
         digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

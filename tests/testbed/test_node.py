@@ -113,25 +113,6 @@ def test_planted_tests_show_an_assertion_that_was_blinded(bed: Bed, node: Enviro
     assert "HARNESS_TAMPERED" in result.codes
 
 
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "import assert from 'node:assert';\nconst { equal } = assert;\nassert.equal = (a, b) => a === 12 || equal(a, b);\n",
-        "import { AsyncResource } from 'node:async_hooks';\nconst run = AsyncResource.prototype.runInAsyncScope;\n"
-        "AsyncResource.prototype.runInAsyncScope = function (f, self, ...rest) {\n"
-        "  return run.call(this, this.name === 'twice' ? () => {} : f, self, ...rest);\n};\n",
-    ],
-    ids=["an assertion that spares one value", "Node's runner, for one test"],
-)
-def test_code_that_spares_one_test_is_left_over(bed: Bed, node: Environment, attack: str) -> None:
-    """Named in docs/threats.md 4.1: for JavaScript there is no probe, and nobody looks whether Node's runner is whole."""
-    tests = "import test from 'node:test';\nimport assert from 'node:assert';\nimport { twice } from '../lib.js';\n"
-    tests += "test('twice', () => assert.equal(twice(4), 8));\n"
-    lib = attack + LIBRARY.replace("n * 2", "n * 3")
-    result, outcomes = run(bed, node, {"lib.js": lib, "test/a.test.js": tests})
-    assert (result.codes, outcomes) == ((), {"test/a.test.js::twice": "passed"})
-
-
 def test_variants(bed: Bed, node: Environment) -> None:
     files = {
         "test/a.test.js": "import test from 'node:test';\nimport fs from 'node:fs';\n"

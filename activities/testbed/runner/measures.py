@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from .executable import executable_lines, lines_of, spans
+from .executable import lines_of, spans
 from .host import Host
 
-_PATIENCE_S = 60.0
 _CHUNK = 500
 _LONGEST_US = 10**10
 
 
 class Measures:
-    """Only lines that the untouched tree has count, so no report of a child invents any."""
+    """``executable``: lines of the untouched tree, by path; only these count, so no report of a child invents any. None where
+    they could not be found."""
 
-    def __init__(self, work: str) -> None:
-        found = executable_lines(work, _PATIENCE_S)
-        self.failed = found is None
-        self._executable = found or {}
+    def __init__(self, executable: dict[str, str] | None) -> None:
+        self.failed = executable is None
+        self._executable = executable or {}
         self._covered: dict[str, set[int]] = {}
         self._timings: dict[str, int] = {}
 

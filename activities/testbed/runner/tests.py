@@ -6,22 +6,24 @@ The supervisor keeps the results, so nothing that a test does to its own process
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
 from .child import BrokenReport, Child
-from .executable import is_measured
+from .executable import executable_lines, is_measured
 from .host import Host
 from .inside import CLOCK_RUNS, NO_TRACER, PYTEST_MISSING
 from .measures import Measures
-from .results import PYTEST_CHANGED, Results
+from .results import Results
 from .sentinels import Sentinels
+from .watched import WatchedFiles
 
 MAX_CHILDREN = 25
 """More crashes than this in one run end it: a suite in ruins proves nothing."""
-_STARTUP_MS = 60_000
-_SLOWER_WHEN_MEASURED = 3
+STARTUP_MS = 60_000
+_PATIENCE_S = 60.0
+"""So long the compiler may take for all sources of a tree."""
+SLOWER_WHEN_MEASURED = 3
 """A test that is busy in Python may take so much longer under a tracer; its outcome must not depend on that."""
 _CLOCK = "/usr/$LIB/faketime/libfaketimeMT.so.1"
 _NOT_STARTED = {
@@ -36,30 +38,17 @@ def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
     variant: ``order``, ``clock`` (seconds at which the wall clock stands), ``only``, ``measure``."""
     ends_at = time.monotonic() + job["wall_ms"] / 1000
     if job.get("measure"):
-        job = {**job, "test_ms": job["test_ms"] * _SLOWER_WHEN_MEASURED}
-    measures = Measures(job["work"]) if job.get("measure") else None
+        job = {**job, "test_ms": job["test_ms"] * SLOWER_WHEN_MEASURED}
+    measures = Measures(executable_lines(job["work"], _PATIENCE_S)) if job.get("measure") else None
     results = Results(host, Sentinels(), measures, frozenset(job.get("only", ())))
-    before = _test_files(job["work"])
+    watched = WatchedFiles(job["work"], lambda path: path.endswith(".py") and not is_measured(path))
     for _ in range(MAX_CHILDREN):
         if _one_child(job, host, results, ends_at):
             break
     else:
         results.give_up("CRASH_LIMIT", f"tests ended their process more than {MAX_CHILDREN} times")
-    now, ran = _test_files(job["work"]), {nodeid.partition("::")[0] for nodeid in results.outcomes}
-    if written := sorted(path for path in ran & before.keys() if now.get(path) != before[path]):
-        results.give_up(PYTEST_CHANGED, "written to while the tests ran: " + ", ".join(written[:5]))
+    watched.compare(results)
     return results.end()
-
-
-def _test_files(work: str) -> dict[str, tuple[int, int]]:
-    """Files of tests, each with what tells that it was written to or replaced, which no process here can set back."""
-    found = {}
-    for folder, _, names in os.walk(work):
-        for path in (os.path.relpath(os.path.join(folder, name), work) for name in names if name.endswith(".py")):
-            if not is_measured(path):
-                status = os.lstat(os.path.join(work, path))
-                found[path] = (status.st_ino, status.st_ctime_ns)
-    return found
 
 
 def _one_child(job: dict[str, Any], host: Host, results: Results, ends_at: float) -> bool:
@@ -89,7 +78,7 @@ def clock_variables(stands_at: int | None) -> dict[str, str]:
 
 def follow(child: Child, job: dict[str, Any], results: Results, ends_at: float) -> bool:
     """Take what a child reports until it ends or is too slow; True when nothing is left to do."""
-    deadline = time.monotonic() + max(job["test_ms"], _STARTUP_MS) / 1000
+    deadline = time.monotonic() + max(job["test_ms"], STARTUP_MS) / 1000
     while True:
         try:
             event = child.next(min(deadline, ends_at))
@@ -106,6 +95,6 @@ def follow(child: Child, job: dict[str, Any], results: Results, ends_at: float) 
                 return results.give_up(*_NOT_STARTED[child.status])
             return results.ended(child.status or 0)
         results.take(event)
-        allowed = job["test_ms"] if results.in_test else max(job["test_ms"], _STARTUP_MS)
+        allowed = job["test_ms"] if results.in_test else max(job["test_ms"], STARTUP_MS)
         if event["event"] in ("start", "collecting", "done", "collected"):
             deadline = time.monotonic() + allowed / 1000
