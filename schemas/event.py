@@ -18,7 +18,7 @@ EventKind = Literal[
     "breaker.changed", "config.changed", "killswitch.changed", "key.created", "key.rotated", "key.revoked", "auth.refused",
     "sandbox.violation", "sandbox.killed", "store.restored", "execution.reset", "payload.erased", "checkpoint.signed",
     "cache.conflict",
-    "waiver.granted",
+    "waiver.granted", "waiver.expired",
 ]  # fmt: skip
 """The kinds that this version writes; later versions add to it (contracts §8 has the whole list)."""
 

@@ -25,7 +25,7 @@ class Check(Payload):
 WAIVED = "waived: "
 """How the reason of a check begins whose failure an unexpired waiver covers."""
 
-MetricName = Literal["tests", "coverage", "performance", "security", "dependencies", "licences", "size", "cost"]
+MetricName = Literal["tests", "coverage", "performance", "security", "dependencies", "licences", "size"]
 
 
 class MeasuredMetric(Payload):

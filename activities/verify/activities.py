@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,7 +31,7 @@ from schemas.capabilities import (
 )
 from schemas.error import Refused
 from schemas.event import EventDraft
-from schemas.gates import GateReport
+from schemas.gates import GateReport, UsedWaiver
 from schemas.policy import PolicyDecision
 from schemas.testing import Outcomes, TestRun
 
@@ -109,18 +110,21 @@ class RegressionActivities:
 
     @implements(REGRESSION_GATE)
     def regression_gate(self, request: RegressionInput) -> GateReport:
-        report = self._gate.report(request, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-        self._record(report)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        report = self._gate.report(request, now)
+        over = [waiver for waiver in request.waivers if waiver.expires_at <= now]
+        self._record("waiver.granted", report.waivers)
+        self._record("waiver.expired", [UsedWaiver(**waiver.model_dump(include=set(UsedWaiver.model_fields))) for waiver in over])
         return report
 
-    def _record(self, report: GateReport) -> None:
-        """Who answered for what, and until when; once for each decision."""
+    def _record(self, kind: Literal["waiver.granted", "waiver.expired"], waivers: Iterable[UsedWaiver]) -> None:
+        """Who answered for what, and until when; or whose word was given after its end. Once for each decision."""
         who = acting()
-        for waiver in report.waivers:
+        for waiver in waivers:
             payload = waiver.model_dump(mode="json")
             draft = EventDraft(
-                kind="waiver.granted", task_id=who.keys.task_id, capability_id=REGRESSION_GATE.id,
-                version=REGRESSION_GATE.version, idempotency_key=f"{who.effect_key}/waiver.granted/{jcs_sha256(payload)}",
+                kind=kind, task_id=who.keys.task_id, capability_id=REGRESSION_GATE.id,
+                version=REGRESSION_GATE.version, idempotency_key=f"{who.effect_key}/{kind}/{jcs_sha256(payload)}",
                 payload=payload,
             )  # fmt: skip
             self._chain.append(who.keys, who.actor, draft)

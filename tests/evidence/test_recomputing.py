@@ -131,7 +131,7 @@ def test_whoever_answers_for_what_got_worse_is_named_in_the_stamp(fabric: Fabric
 
 
 def test_metrics_that_nothing_measured(fabric: Fabric, honest: SealBundle) -> None:
-    metrics = (*honest.regression.metrics, MeasuredMetric(name="cost", verdict="pass"))
+    metrics = (*honest.regression.metrics, MeasuredMetric(name="tests", verdict="pass"))
     more = honest.regression.model_copy(update={"metrics": metrics})
     assert refusal(fabric, honest, regression=more).code == "GATE_MISMATCH"
     error = refusal(fabric, honest, base_benchmark=(), patched_benchmark=())

@@ -28,7 +28,7 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
 def test_another_word_is_another_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = build_bundle(opa_program(), tmp_path / "a.tar.gz")
     changed = policy_sources()
-    changed["data.json"] = changed["data.json"].replace(b'"tests"]', b'"cost"]')
+    changed["data.json"] = changed["data.json"].replace(b'"tests"]', b'"coverage"]')
     monkeypatch.setattr(bundles, "policy_sources", lambda: changed)
     after = build_bundle(opa_program(), tmp_path / "b.tar.gz")
     assert before.digest != after.digest and before.revision != after.revision

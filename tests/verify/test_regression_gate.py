@@ -216,9 +216,11 @@ def test_a_waiver_without_a_real_owner_is_refused_by_policy(bench: Bench) -> Non
 
 
 def test_who_answered_for_what_is_an_event(bench: Bench, admitted: Acting) -> None:
-    bench.gate(patched=bench.run(covered=70), waivers=(waiver("coverage"), waiver("tests", "no::such")))
+    over = waiver("size", expires_at="2020-01-01T00:00:00Z")
+    bench.gate(patched=bench.run(covered=70), waivers=(waiver("coverage"), waiver("tests", "no::such"), over))
     assert [(event.kind, payload) for event, payload in bench.chain.read(admitted.keys.session_id)] == [
-        ("waiver.granted", {"id": "w-coverage", "owner": "alice", "reason": "known", "expires_at": "2999-01-01T00:00:00Z"})
+        ("waiver.granted", {"id": "w-coverage", "owner": "alice", "reason": "known", "expires_at": "2999-01-01T00:00:00Z"}),
+        ("waiver.expired", {"id": "w-size", "owner": "alice", "reason": "known", "expires_at": "2020-01-01T00:00:00Z"}),
     ]
 
 
