@@ -212,7 +212,7 @@ class Executing:
         with self._at_work(channel, request.tenant_id) as (held, results):
             objects = self._bring(channel, request.tenant_id, request.tree)
             environments, environment = self._environments(channel, request.tenant_id, request.environment_digest)
-            if request.measure:
+            if request.measure and request.plan.runner == "pytest":
                 self._bring_measuring(channel, request.tenant_id, environments)
             wanted = RunTests(
                 tree=request.tree, environment=environment, limits=limits, commit_time=request.commit_time, purpose="base",

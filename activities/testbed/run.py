@@ -122,7 +122,8 @@ class TestBed:
             InfrastructureError: no sandbox could be started, or there is nothing to measure with. A run that the sandbox did
                 not survive is ``infra_error`` only when neither the tree nor a limit can have been the cause.
         """
-        harness = self._environments.tools(pinned_requirements(HARNESS_LOCK), heartbeat) if request.measure else None
+        traced = request.measure and request.plan.runner == "pytest"  # Node measures by itself
+        harness = self._environments.tools(pinned_requirements(HARNESS_LOCK), heartbeat) if traced else None
         with self.session(
             request.tree, request.environment, request.plan, request.limits, MODES[request.plan.runner], variant_job(request),
             commit_time=request.commit_time, harness=harness, hash_seed=request.variant.hash_seed,
