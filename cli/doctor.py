@@ -14,6 +14,7 @@ from typing import Literal
 import typer
 from temporalio.service import __version__ as sdk_version
 
+from activities.evidence.trusting import TrustStore, same_signer
 from activities.kernel.channel import call, connect
 from activities.kernel.sandbox.backends import BACKENDS, probed
 from activities.kernel.sandbox.port import RootFilesystem
@@ -77,6 +78,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _programs()
     yield from _home(settings)
     yield from _executor(settings) if settings.executor_socket is not None else _sandbox(settings)
+    yield from _signer(settings)
     yield from _fabric(settings)
     yield Finding(
         "assurance", "note", "single_operator: requester, signer and approver are one user; the embedded server has no "
@@ -120,6 +122,29 @@ def _home(settings: Settings) -> Iterator[Finding]:
         yield Finding("home", "missing", error.message, error.remedy)
     roots = os.pathsep.join(str(root) for root in settings.repository_roots)
     yield Finding("repositories", "note", f"local ones under {roots}; hosts: {', '.join(settings.repository_hosts) or 'none'}")
+
+
+def _signer(settings: Settings) -> Iterator[Finding]:
+    """A token that names another identity than the trust file would sign bundles that nobody here believes."""
+    if settings.signer_socket is not None or settings.identity_token_file is None or settings.sigstore_config is None:
+        return
+    from activities.evidence.keyless_signing import KeylessSigner  # Sigstore takes half a second to import
+
+    try:
+        named = KeylessSigner(settings.sigstore_config, settings.identity_token_file, settings.signing_identity).trusted(now_s=0)
+        trust = TrustStore(Home.open(settings.home).keys).current()
+    except Gen4Error as error:
+        yield _failed("signer", error)
+        return
+    who = f"{named.identity}, by {named.issuer}"
+    known = [one for one in trust.signers if same_signer(one, named)] if trust is not None else []
+    if any(one.revoked_at is not None for one in known):
+        yield Finding("signer", "missing", f"{who}: revoked in the trust file", "sign with another identity")
+    elif trust is not None and not known:
+        remedy = "`gen4 down`, then `gen4 up` names it; or put a token of the identity there that is named"
+        yield Finding("signer", "missing", f"{who}: not named in the trust file", remedy)
+    else:
+        yield Finding("signer", "ok", f"keyless: {who}{'' if known else ', named at the first start'}")
 
 
 def _executor(settings: Settings) -> Iterator[Finding]:

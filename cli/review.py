@@ -64,7 +64,8 @@ def review(request: ApprovalRequest, local: LocalStore) -> Review:
     # What is read is what the commit does: git's own diff of the two commits, not a text that somebody sent along.
     diff = local.objects.diff(local.objects.commit(source.base_commit).tree, commit.tree)
     checks["the diff in the evidence is that of the commit"] = diff == (bundle / PATCH).read_bytes()
-    return Review(request, diff.decode("utf-8", "replace"), commit.message, checks, report)
+    # Bytes that are no UTF-8 are shown as they are, so that no two different ones look alike.
+    return Review(request, diff.decode("utf-8", "backslashreplace"), commit.message, checks, report)
 
 
 def goes_to_source(action: Action, source: StampSource) -> bool:
