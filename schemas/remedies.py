@@ -27,6 +27,7 @@ REMEDIES = {
     "PATCH_PATH": "give the file a name that is UTF-8 and means the same everywhere",
     "CACHE_CONFLICT": "find what the tests depend on besides the tree, and take it out",
     "TEST_TIMEOUT": "make the named tests end within their time limit",
+    "TEST_LANGUAGE_UNSUPPORTED": "name test files that Node loads by itself: JavaScript, from 22.18 on TypeScript, never JSX",
     "MEMORY_LIMIT": "find the test that needs so much memory, and leave it out with test_command",
     "OUTPUT_LIMIT": "find the test that writes so much, and leave it out with test_command",
     "RUN_TIMEOUT": "name a part of the suite with test_command, so that it ends within the time limit",

@@ -159,6 +159,8 @@ def _node_arguments(words: tuple[str, ...]) -> Iterator[str]:
         name, equals, value = word.partition("=")
         if not word.startswith("-"):
             _check_path(word, "argument")
+            if word.endswith((".jsx", ".tsx")):
+                raise InvalidRequest(f"test_command: {word!r} holds JSX, which Node cannot load; commit what it compiles to")
             yield word
         elif name not in _NODE_WITH_VALUE:
             possible = ", ".join(sorted(_NODE_WITH_VALUE))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.capabilities import RunTests
+from schemas.request import InvalidRequest
 from schemas.test_command import parse_test_command
 from schemas.testing import Environment, NodeEnvironmentLock, Outcomes, RunVariant, TestRun
 from tests.testbed.conftest import LIMITS, Bed, Files
@@ -29,6 +30,7 @@ describe('both', () => {
 });
 test('parent', async (t) => { await t.test('child', () => {}); });
 """
+NODE_TEST = ("node", "--test")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def node(bed: Bed) -> Environment:
 def run(bed: Bed, environment: Environment, files: Files, *command: str, **more: Any) -> tuple[TestRun, Outcomes]:
     request = RunTests(
         tree=bed.tree({"package.json": MANIFEST, **files}), environment=environment,
-        plan=parse_test_command(command or ("node", "--test")), limits=LIMITS, commit_time=1_700_000_000, purpose="base", **more,
+        plan=parse_test_command(command or NODE_TEST), limits=LIMITS, commit_time=1_700_000_000, purpose="base", **more,
     )  # fmt: skip
     observed = bed.testbed.observe(request, lambda: None)
     assert observed.planted == observed.caught or "HARNESS_TAMPERED" in observed.run.codes
@@ -87,8 +89,9 @@ def test_a_file_that_hangs_costs_itself_alone(bed: Bed, node: Environment) -> No
         tree=bed.tree({"package.json": MANIFEST, "test/a.test.js": hang, "test/b.test.js": good}), environment=node,
         plan=parse_test_command(("node", "--test")), limits=limits, commit_time=1_700_000_000, purpose="base",
     )  # fmt: skip
-    outcomes = bed.testbed.observe(request, lambda: None).outcomes
-    assert outcomes == {"test/a.test.js": "error", "test/b.test.js::good": "passed"}
+    seen = bed.testbed.observe(request, lambda: None)
+    assert seen.outcomes == {"test/a.test.js": "error", "test/b.test.js::good": "passed"}
+    assert seen.run.codes == ("TEST_TIMEOUT",) and "a.test.js::hangs did not end within 500 ms" in seen.run.message
 
 
 @pytest.mark.parametrize(
@@ -111,6 +114,68 @@ def test_planted_tests_show_an_assertion_that_was_blinded(bed: Bed, node: Enviro
     test += "test('blind', () => assert.strictEqual(1, 2));\n"
     result, _ = run(bed, node, {"lib.js": attack, "test/a.test.js": test})
     assert "HARNESS_TAMPERED" in result.codes
+
+
+def test_a_file_that_a_hook_ends_behind_its_last_test_has_reported(bed: Bed, node: Environment) -> None:
+    body = "import test, { after } from 'node:test';\nafter(() => process.exit(0));\ntest('a', () => {});\n"
+    result, outcomes = run(bed, node, {"test/a.test.js": body, "server.test.js": body.replace("after(", "test.before(")})
+    assert outcomes == {"test/a.test.js::a": "passed", "server.test.js": "error"}
+    assert (result.codes, result.exit_code) == ((), 1)
+
+
+def test_a_suite_whose_body_throws_fails(bed: Bed, node: Environment) -> None:
+    body = "import { describe, it } from 'node:test';\ndescribe('s', () => { it('a', () => {}); throw new Error('x'); });\n"
+    _, outcomes = run(bed, node, {"a.test.js": body})
+    assert outcomes["a.test.js::s"] == "failed" and outcomes["a.test.js::s > a"] == "failed"
+
+
+def test_tests_can_be_chosen_by_their_names(bed: Bed, node: Environment) -> None:
+    _, outcomes = run(bed, node, {"lib.js": LIBRARY, "test/a.test.js": TESTS}, *NODE_TEST, "--test-name-pattern=half")
+    assert outcomes == {"test/a.test.js::half": "passed"}
+
+
+def test_a_measured_run_has_coverage_and_timings_and_the_same_outcomes(bed: Bed, node: Environment) -> None:
+    library = "// half\nexport const half = (n) => {\n  if (n > 100) {\n    return 1;\n  }\n  return n / 2;\n};\n"
+    library += "\nexport function f() {\n  /* never\n     called */\n  return 1;\n}\n"
+    test = "import test from 'node:test';\nimport { half } from '../lib.js';\ntest('half', () => { half(2); });\n"
+    files = {"lib.js": library, "unused.cjs": "exports.x = 1;\n", "test/a.test.js": test, "test/help.js": "export const x = 1;\n"}
+    request = RunTests(
+        tree=bed.tree({"package.json": MANIFEST, **files}), environment=node, plan=parse_test_command(NODE_TEST), limits=LIMITS,
+        commit_time=1_700_000_000, purpose="base", measure=True,
+    )  # fmt: skip
+    seen = bed.testbed.observe(request, lambda: None)
+    assert seen.coverage == {
+        "lib.js": {"lines": [2, 3, 4, 6, 9, 12], "covered": [2, 3, 6, 9]}, "unused.cjs": {"lines": [1], "covered": []},
+    }  # fmt: skip
+    assert seen.timings is not None and seen.timings.keys() == {"test/a.test.js::half"} and seen.run.codes == ()
+    assert seen.outcomes == run(bed, node, files)[1] == {"test/a.test.js::half": "passed"}
+
+
+def test_a_file_of_tests_that_is_written_to_shows(bed: Bed, node: Environment) -> None:
+    test = "import test from 'node:test';\nimport fs from 'node:fs';\n"
+    test += "test('a', () => fs.appendFileSync('test/b.test.js', '// x'));\n"
+    other = "import test from 'node:test';\ntest('b', () => {});\n"
+    result, _ = run(bed, node, {"test/a.test.js": test, "test/b.test.js": other})
+    assert result.codes == ("PYTEST_CHANGED",) and result.message == "written to while the tests ran: test/b.test.js"
+
+
+def test_typescript_runs_where_node_can_strip_its_types(bed: Bed, node: Environment) -> None:
+    files = {
+        "lib.ts": "export const half = (n: number): number => n / 2;\nexport interface Unused {\n  x: string;\n}\n",
+        "test/a.test.ts": "import test from 'node:test';\nimport assert from 'node:assert';\nimport { half } from '../lib.ts';\n"
+        "test('half', () => { const want: number = 4; assert.equal(half(8), want); });\n",
+        "test/b.test.ts": "import test from 'node:test';\nenum Kind { A }\ntest('enum', () => { Kind.A; });\n",
+    }
+    result, outcomes = run(bed, node, files)
+    assert outcomes == {"test/a.test.ts::half": "passed", "test/b.test.ts": "error"} and result.codes == ()
+
+
+def test_what_node_cannot_load_is_refused(bed: Bed, node: Environment) -> None:
+    files = {"src/a.test.tsx": "<a/>\n", "src/b.test.js": "import test from 'node:test';\ntest('b', () => {});\n"}
+    result, _ = run(bed, node, files, "node", "--test", "src/*.test.*")
+    assert result.codes == ("TEST_LANGUAGE_UNSUPPORTED",) and result.message == "Node cannot load src/a.test.tsx"
+    with pytest.raises(InvalidRequest, match=r"src/a\.test\.tsx.*holds JSX"):
+        parse_test_command(("node", "--test", "src/a.test.tsx"))
 
 
 def test_variants(bed: Bed, node: Environment) -> None:
