@@ -62,6 +62,8 @@ _CHUNK = 1 << 20
 _REMEMBERED = 256
 _TREES = 16
 """Trees known to be whole here, the last ones: what they have in common with another need not be sent again."""
+CONTENT_S = 60.0
+"""So long a caller may take to begin with what it was asked for: it has that at hand, and there are few slots."""
 _CALL = "call-"
 """Folders of calls; what a killed process left is removed at the next start."""
 
@@ -250,12 +252,12 @@ class _Sent:
 
     def content(self, ref: BlobRef) -> Content:
         if ref.sha256 not in self._blobs:
-            with need(self._channel, {"blob": ref.sha256}) as body:
+            with need(self._channel, {"blob": ref.sha256}, CONTENT_S) as body:
                 self._blobs[ref.sha256] = self._take(body, ref)
         return self._blobs[ref.sha256]
 
     def commit(self, commit: str) -> CommitInfo:
-        with need(self._channel, {"commit": commit}) as body:
+        with need(self._channel, {"commit": commit}, CONTENT_S) as body:
             data = body.read(_CHUNK)
         if hashlib.sha1(b"commit %d\0" % len(data) + data, usedforsecurity=False).hexdigest() != commit:
             raise _other("commit", commit)
@@ -267,7 +269,7 @@ class _Sent:
         if tree in self._whole:
             return self._objects
         if not self._objects.has_tree(tree):
-            with need(self._channel, {"tree": tree, "known": list(self._whole)}) as body:
+            with need(self._channel, {"tree": tree, "known": list(self._whole)}, CONTENT_S) as body:
                 self._objects.unpack(body)
             if not self._objects.has_tree(tree):
                 raise _other("tree", tree)

@@ -10,10 +10,12 @@ import errno
 import io
 import json
 import os
+import select
 import socket
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,13 @@ _LARGEST_MESSAGE = 16 * 1024 * 1024
 _LARGEST_BODY = 2 * 1024 * 1024 * 1024
 _CHUNK = 1 << 20
 _IN_MEMORY = 16 * _CHUNK
+FRAME_S = 60.0
+"""So long a frame may take from its first byte to its last one, and longer by its size: who sends byte by byte is cut off."""
+_SLOWEST = 8 * _CHUNK
+"""Bytes in a second; on one machine even a busy one sends faster."""
+_SEND = struct.pack("ll", int(FRAME_S), 0)
+CONTENT_S = 600.0
+"""So long a caller may take to find what it was asked for; an executor's may have to fetch it first."""
 
 Message = dict[str, Any]
 Supply = Callable[[Mapping[str, Any]], bytes | IO[bytes]]
@@ -57,6 +66,7 @@ class Channel:
     """
 
     def __init__(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND)  # of whom reads nothing
         self._socket = connection
         self._sending = threading.Lock()
 
@@ -82,20 +92,30 @@ class Channel:
         except OSError as error:
             raise Closed(f"the other side of the channel is gone: {error.strerror}") from error
 
-    def receive(self) -> tuple[Message, IO[bytes]]:
-        """The next frame; its body is rewound, and on disk when it is large. Raises Closed."""
-        length, size = _HEAD.unpack(self._exactly(_HEAD.size))
+    def receive(self, within_s: float | None = None) -> tuple[Message, IO[bytes]]:
+        """The next frame; its body is rewound, and on disk when it is large.
+
+        Args:
+            within_s: when it has to begin; default: as :meth:`wait_at_most` says.
+
+        Raises:
+            Closed: also for a frame that does not come to its end in time.
+        """
+        begun = self._exactly(1, None if within_s is None else time.monotonic() + within_s)
+        until = time.monotonic() + FRAME_S
+        length, size = _HEAD.unpack(begun + self._exactly(_HEAD.size - 1, until))
         if length > _LARGEST_MESSAGE or size > _LARGEST_BODY:
             raise Closed(f"a frame of {length} and {size} bytes is too large")
+        until += size / _SLOWEST
         try:
-            message = strict_json(self._exactly(length))
+            message = strict_json(self._exactly(length, until))
         except ValueError as error:
             raise Closed(f"a frame that is not strict JSON: {error}") from error
         if not isinstance(message, dict):
             raise Closed("a frame that is not an object")
         body = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  the caller reads and closes it
         while size:
-            chunk = self._exactly(min(size, _CHUNK))
+            chunk = self._exactly(min(size, _CHUNK), until)
             body.write(chunk)
             size -= len(chunk)
         body.seek(0)
@@ -115,9 +135,10 @@ class Channel:
     def close(self) -> None:
         self._socket.close()
 
-    def _exactly(self, count: int) -> bytes:
+    def _exactly(self, count: int, until: float | None) -> bytes:
         parts = bytearray()
         while len(parts) < count:
+            self._await(until)
             try:
                 part = self._socket.recv(min(count - len(parts), _CHUNK))
             except OSError as error:
@@ -126,6 +147,15 @@ class Channel:
                 raise Closed("the other side of the channel is gone")
             parts += part
         return bytes(parts)
+
+    def _await(self, until: float | None) -> None:
+        """Without the socket's own timeout, which whoever sends meanwhile shares."""
+        if until is None:
+            return
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+            raise Closed("the other side of the channel takes too long")
 
 
 def connect(path: Path) -> Channel:
@@ -212,10 +242,14 @@ def begin(channel: Channel, message: Message, body: bytes | IO[bytes] = b"") -> 
         return
 
 
-def need(channel: Channel, wanted: Message) -> IO[bytes]:
-    """Ask the caller for content. Whoever asks checks its hash: the caller may send anything."""
+def need(channel: Channel, wanted: Message, within_s: float = CONTENT_S) -> IO[bytes]:
+    """Ask the caller for content. Whoever asks checks its hash: the caller may send anything.
+
+    Raises:
+        Closed: also where the caller does not begin to answer in time.
+    """
     channel.send({"need": wanted})
-    answer, body = channel.receive()
+    answer, body = channel.receive(within_s)
     if "content" not in answer:
         raise Closed("the caller did not send what was needed")
     return body

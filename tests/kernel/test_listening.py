@@ -7,9 +7,11 @@ import io
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +130,56 @@ def test_more_calls_than_slots_are_told_to_come_again(tmp_path: Path) -> None:
         error = refusal(lambda: ask(path, "a"))
         assert isinstance(error, InfrastructureError) and error.code == "CHANNEL_BUSY"
         first.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "every_s"),
+    [(b"\0\0\0\x0c", 0.0), (b"\0\0\0\x0c" + bytes(8) + b'{"call":', 0.0), (b"\0\0\0\x0c" + bytes(8) + b'{"call":"abcd', 0.05)],
+    ids=["half a head", "half a message", "byte by byte"],
+)
+def test_a_frame_that_does_not_come_to_its_end_keeps_no_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, every_s: float
+) -> None:
+    monkeypatch.setattr("activities.kernel.channel.FRAME_S", 0.3)
+    with answering(tmp_path / "socket", sum_of_lengths, most=1) as path, socket.socket(socket.AF_UNIX) as raw:
+        raw.connect(str(path))
+        with contextlib.suppress(BrokenPipeError):
+            for byte in sent:
+                raw.sendall(bytes((byte,)))
+                time.sleep(every_s)
+        raw.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert raw.recv(10) == b""
+        assert ask(path, "next") == (0, b"nextnext")
+
+
+def test_whoever_was_asked_for_content_and_says_nothing_is_given_up(tmp_path: Path) -> None:
+    def impatient(channel: Channel, asked: Any, body: IO[bytes]) -> None:
+        need(channel, {"name": asked}, 0.2)
+
+    with answering(tmp_path / "socket", impatient, most=1) as path:
+        channel = connect(path)
+        channel.send({"call": "a"})
+        assert channel.receive()[0] == {"need": {"name": "a"}}
+        assert refusal(channel.receive).code == "CHANNEL_CLOSED"
+        channel.close()
+
+
+def test_whoever_reads_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activities.kernel.channel._SEND", struct.pack("ll", 0, 200_000))
+    ended = threading.Event()
+
+    def talkative(channel: Channel, asked: Any, body: IO[bytes]) -> None:
+        try:
+            channel.send({"result": 0}, bytes(8 << 20))
+        finally:
+            ended.set()
+
+    with answering(tmp_path / "socket", talkative) as path:
+        channel = connect(path)
+        channel.send({"call": "a"})
+        assert ended.wait(5)
+        channel.close()
 
 
 def test_stopping_hangs_up_on_whoever_is_being_served(tmp_path: Path) -> None:

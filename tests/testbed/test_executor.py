@@ -390,8 +390,15 @@ def test_the_modes_that_may_be_driven_are_those_of_the_runner() -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that come from ``pid``, without itself."""
-    return tree_watch.descendants(pid)[1:]
+    """Processes of sandboxes that come from ``pid``; a git that reads objects for it lives as long as it does."""
+    return [child for child in tree_watch.descendants(pid)[1:] if _name(child) != "git"]
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def await_true(condition: Callable[[], bool], within_s: float = 20) -> None:
