@@ -51,7 +51,7 @@ ALLOWED: dict[str, dict[Power, str]] = {
     "activities/testbed/resolving.py": {"process": "pip, wheels only, by hash", "network": "the operator's package index"},
     "activities/testbed/node_packages.py": {"process": "asks npm for its registry", "network": "the operator's npm registry"},
     "activities/testbed/runner/swap.py": {"code": "compile() of one edited function, here only to see whether it parses"},
-    "activities/testbed/runner/": {"process": INSIDE, "signal": INSIDE, "code": INSIDE},
+    "activities/testbed/runner/": {"process": INSIDE, "signal": INSIDE, "code": INSIDE, "network": INSIDE},
     "activities/explore/activities.py": {"activity": "asks whether it was cancelled"},
     "activities/explore/splice.py": {"code": "compile() of a candidate, to see whether it parses; never run here"},
     "activities/explore/templates/proposing.py": {"code": "imports our own templates by their fixed names"},

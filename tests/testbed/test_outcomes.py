@@ -199,6 +199,25 @@ def test_a():
     assert found == {"test_a.py::test_a": "passed"}
 
 
+def test_what_was_reported_cannot_be_taken_back(outcomes: Run) -> None:
+    """Nobody but the supervisor reads it: the result of a test may wait there while the next one runs."""
+    source = """
+import os, pytest
+def test_a(): assert 0
+def test_b():
+    ours = [path for name in os.listdir("/proc/self/fd") if int(name) > 1_000 and os.path.exists(path := f"/proc/self/fd/{name}")]
+    for path in ours:
+        with pytest.raises(OSError): os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with pytest.raises(BlockingIOError):
+            os.set_blocking(int(path.rpartition("/")[2]), False)
+            os.read(int(path.rpartition("/")[2]), 1)
+        os.set_blocking(int(path.rpartition("/")[2]), True)
+    assert ours
+"""
+    _, found = outcomes({"test_a.py": source})
+    assert found == {"test_a.py::test_a": "failed", "test_a.py::test_b": "passed"}
+
+
 def test_a_grandchild_that_holds_the_pipe_does_not_hold_up_the_run(outcomes: Run) -> None:
     source = """
 import os, time

@@ -92,7 +92,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, Any]]] = []
 
-    def send(self, kind: str, **fields: Any) -> None:
+    def with_next(self, kind: str, **fields: Any) -> None:
         self.sent.append((kind, fields))
 
 

@@ -193,7 +193,18 @@ def once(cls, item, call):
 TestReport.from_item_and_call = classmethod(once)"""
 
 
-@pytest.mark.parametrize("code", [TARGETED["CallInfo.from_call"], FOR_ONCE], ids=["for good", "for once"])
+HOOKS_FOR_ONCE = """
+from pluggy import HookCaller
+kept = HookCaller.__call__
+def once(self, **keywords):
+    if self.name == 'pytest_runtest_makereport': HookCaller.__call__, keywords['call'].excinfo = kept, None
+    return kept(self, **keywords)
+HookCaller.__call__ = once"""
+
+
+@pytest.mark.parametrize(
+    "code", [TARGETED["CallInfo.from_call"], FOR_ONCE, HOOKS_FOR_ONCE], ids=["for good", "for once", "a caller of hooks"]
+)
 def test_whoever_replaces_a_part_of_pytest_from_within_a_test_is_found_out(chain: Chain, code: str) -> None:
     assert chain.judge({"calc.py": in_add(code.strip())}).judgement.codes == ("HARNESS_TAMPERED",)
 

@@ -1,4 +1,4 @@
-"""A child that runs foreign code: it reports over a pipe with a token, its output is kept as a bounded tail."""
+"""A child that runs foreign code: it reports over a socket with a token, its output is kept as a bounded tail."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import os
 import resource
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -18,34 +20,44 @@ from .host import Host, set_dumpable
 
 TAIL_BYTES = 16 * 1024
 _LINE_LIMIT = 8 * 1024 * 1024
+_MOST_HELD = 100
 _POLL_S = 0.05
+_GATHER_S = 0.01
+"""How long reports come together where nobody waits for an answer: to be woken for each takes longer than many a test."""
 
 
 class BrokenReport(Exception):
-    """Something other than our reporter wrote to the pipe."""
+    """Something other than our reporter wrote to the socket."""
 
 
 class Reporter:
-    """The child's end. The token keeps blind writes to the descriptor from being read as reports, and the number a report
-    from being read twice."""
+    """The child's end. What it writes is a line for one report or several. The token keeps blind writes to the descriptor from
+    being read as reports, and the number a line from being read twice."""
 
     def __init__(self, descriptor: int, token: str) -> None:
         self.descriptor, self.token = descriptor, token
         self._owner = os.getpid()
         self._number = 0
-        self._held = b""
+        self._held: list[dict[str, Any]] = []
 
     def __call__(self, event: str, **fields: Any) -> None:
-        self.with_next(event, **fields)
-        if os.getpid() != self._owner:
-            return  # a test forked and its copy of pytest runs on
-        while self._held:
-            self._held = self._held[os.write(self.descriptor, self._held) :]
+        self._held.append({"event": event, **fields})
+        self._write()
 
     def with_next(self, event: str, **fields: Any) -> None:
-        """Report it together with the next one: waking the supervisor takes longer than many a test."""
-        self._held += f"{self.token} {self._number} {json.dumps({'event': event, **fields})}\n".encode()
+        """Report it together with the next one."""
+        self._held.append({"event": event, **fields})
+        if len(self._held) > _MOST_HELD:
+            self._write()
+
+    def _write(self) -> None:
+        if os.getpid() != self._owner:
+            return  # a test forked and its copy of pytest runs on
+        line = f"{self.token} {self._number} {json.dumps(self._held)}\n".encode()
+        self._held.clear()
         self._number += 1
+        while line:
+            line = line[os.write(self.descriptor, line) :]
 
 
 class Child:
@@ -59,13 +71,14 @@ class Child:
         self._reports, self._output, self._token = reports, output, token
         self._buffer = b""
         self._number = 0
-        self._pending: list[dict[str, Any]] = []
+        self._pending: deque[dict[str, Any]] = deque()
         self._open = {reports, output}
 
     @classmethod
     def fork(cls, host: Host, main: Callable[[Reporter], int]) -> Child:
         """Run ``main`` in a new session of its own; it never returns into the caller's code."""
-        reports, report_end = os.pipe()
+        # No pipe: code under test could open the reading end of one by its name in /proc, and take reports out of it.
+        reports, report_end = (end.detach() for end in socket.socketpair())
         report_end = _out_of_the_way(report_end)
         output, output_end = os.pipe()
         token = os.urandom(16).hex()
@@ -90,8 +103,10 @@ class Child:
         """A new interpreter, which holds nothing of this one's memory; ``main.py`` hands ``order`` to :mod:`inside`."""
         return cls.fork(host, lambda report: _execute(order, variables, report))
 
-    def next(self, deadline: float) -> dict[str, Any] | None:
+    def next(self, deadline: float, meanwhile: Callable[[], None] | None = None) -> dict[str, Any] | None:
         """The next report; None once the child has ended and all its reports were read.
+
+        ``meanwhile`` is called whenever all that came is read; whoever has something else to do is in no hurry for the next.
 
         Raises:
             TimeoutError: the deadline (``time.monotonic``) passed first.
@@ -100,11 +115,14 @@ class Child:
         while not self._pending:
             if self.status is not None:
                 self._drain()
-                return self._pending.pop(0) if self._pending else None
+                return self._pending.popleft() if self._pending else None
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            # A grandchild may hold the pipes open for ever, so the end of the child is asked for as well.
+            if meanwhile is not None:
+                meanwhile()
+                time.sleep(min(left, _GATHER_S))
+            # A grandchild may hold both open for ever, so the end of the child is asked for as well.
             if self._open:
                 for descriptor in select.select(list(self._open), [], [], min(left, _POLL_S))[0]:
                     self._read(descriptor)
@@ -112,7 +130,7 @@ class Child:
                 time.sleep(min(left, 0.005))
             if not self._pending:
                 self._reap()
-        return self._pending.pop(0)
+        return self._pending.popleft()
 
     def kill(self) -> None:
         """Kill the child and everything that it started, however it detached itself."""
@@ -161,7 +179,10 @@ class Child:
             if not line.startswith(start):
                 raise BrokenReport("the report's descriptor was written by foreign code")
             self._number += 1
-            self._pending.append(json.loads(line[len(start) :]))
+            try:
+                self._pending.extend(json.loads(line[len(start) :]))
+            except (ValueError, TypeError) as error:
+                raise BrokenReport(f"a report that is none: {error}") from error
 
 
 def kill_descendants() -> None:

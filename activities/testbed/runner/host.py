@@ -17,6 +17,7 @@ class Host:
     def __init__(self, input: BinaryIO, output: int) -> None:
         self.input = input
         self._output = output
+        self._held = b""
 
     @classmethod
     def take_over(cls) -> Host:
@@ -35,9 +36,16 @@ class Host:
         return cls(os.fdopen(input_fd, "rb", buffering=1 << 16), output_fd)
 
     def send(self, kind: str, **fields: Any) -> None:
-        data = json.dumps({"kind": kind, **fields}, separators=(",", ":")).encode() + b"\n"
-        while data:
-            data = data[os.write(self._output, data) :]
+        self.with_next(kind, **fields)
+        self.flush()
+
+    def with_next(self, kind: str, **fields: Any) -> None:
+        """Send it together with the next line, or when told to: each write wakes everyone on the way to the host."""
+        self._held += json.dumps({"kind": kind, **fields}, separators=(",", ":")).encode() + b"\n"
+
+    def flush(self) -> None:
+        while self._held:
+            self._held = self._held[os.write(self._output, self._held) :]
 
     def receive(self) -> dict[str, Any] | None:
         """The next line of the host; None when it closed its end."""

@@ -62,10 +62,9 @@ def _run(order: dict[str, Any], report: Reporter) -> int:
     planting = Planting(order["sentinels"], report, alone=bool(selection.done))
     integrity = Integrity(report, Reaching(report, target.environment), [reporting, planting], target.work)
     plugins = [
-        PutTreeFirst(target), reporting, planting, Whole(), integrity, leaving_out(selection, pytest.__version__),
+        PutTreeFirst(target), *([] if lines is None else [lines]), reporting, planting, Whole(), integrity,
+        leaving_out(selection, pytest.__version__),
     ]  # fmt: skip
-    if lines is not None:
-        lines.start()
     code = int(pytest.main(pytest_arguments(job["pytest_args"]), plugins=plugins))
     report("finish", exit_code=code)
     return code

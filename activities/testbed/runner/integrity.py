@@ -10,7 +10,9 @@ import builtins
 import inspect
 import os
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from itertools import compress
+from operator import getitem, is_
 from types import FunctionType
 from typing import Any
 
@@ -21,13 +23,15 @@ from .reporting import text
 
 _WATCHED = frozenset({"pytest", "_pytest", "pluggy", "unittest", "builtins", "_gen4"})
 _DECIDING = (
-    "_pytest.runner", "_pytest.reports", "_pytest.python", "_pytest.unittest", "_pytest._code.code", "pluggy._hooks",
-    "pluggy._callers", "pluggy._manager", "_gen4.reporting", "_gen4.child",
+    "_pytest.runner", "_pytest.reports", "_pytest.python", "_pytest.unittest", "_pytest._code.code", "_gen4.reporting",
+    "_gen4.child",
 )  # fmt: skip
-"""Modules through which an outcome goes on its way from a test to the supervisor."""
+"""Modules through which an outcome goes on its way from a test to the supervisor; all of pluggy's, which differ by version."""
 _HOOKS = ("pytest_runtest_protocol", "pytest_runtest_call", "pytest_runtest_makereport", "pytest_runtest_logreport")
 """Hooks through which it goes; who takes part in them does not change while a test runs."""
 _MAX_NAMES = 20
+_all, _map = all, map
+"""Whoever replaces a built-in does not blind us."""
 
 
 class Integrity:
@@ -39,8 +43,9 @@ class Integrity:
         self._hooks: list[tuple[Any, Any, Any]] = []
         self._deciding: list[tuple[str, Mapping[str, Any], str, Any]] = []
         self._codes: list[tuple[str, FunctionType, object]] = []
+        self._columns: list[list[Any]] = []
         self._tests: dict[Any, tuple[FunctionType, object]] = {}
-        self._ways: list[tuple[str, object]] = []
+        self._ways: list[tuple[Any, ...]] = []
         self._seen: set[str] = set()
 
     def pytest_load_initial_conftests(self, early_config: Any) -> None:
@@ -50,9 +55,11 @@ class Integrity:
         callers = [getattr(hook, name) for name in sorted(vars(hook)) if name.startswith("pytest_")]
         self._hooks = [(caller, implementation, implementation.function) for caller in callers for implementation in _of(caller)]
 
-        self._deciding = [entry for name in _DECIDING if name in sys.modules for entry in _places(name, sys.modules[name])]
+        deciding = [(name, module) for name, module in _modules() if name in _DECIDING or name.startswith("pluggy.")]
+        self._deciding = [entry for name, module in deciding for entry in _places(name, module)]
         functions = [(name, getattr(value, "__func__", value)) for name, _, _, value in self._deciding]
         self._codes = [(name, value, value.__code__) for name, value in functions if isinstance(value, FunctionType)]
+        self._columns = [[*column] for column in zip(*self._deciding, strict=True)]
         self._reaching.start()
 
     def pytest_collection_finish(self, session: Any) -> None:
@@ -81,23 +88,36 @@ class Integrity:
     def pytest_sessionfinish(self) -> None:
         self._report("intact", changed=self._changed()[:_MAX_NAMES])
 
-    def _compare(self, item: Any) -> None:
-        if self._ways and (now := self._ways_of(item)) != self._ways:
-            self._seen.update([name for (name, value), (_, before) in zip(now, self._ways, strict=True) if value != before])
-
     def _look(self) -> None:
-        self._seen.update([name for name, owner, key, value in self._deciding if owner.get(key) is not value])
-        self._seen.update([name for name, function, code in self._codes if function.__code__ is not code])
+        """Behind every test, so it has to be quick: names are found only where something differs."""
+        _, owners, keys, values = self._columns
+        try:
+            whole = _same(_map(getitem, owners, keys), values)
+        except KeyError:
+            whole = False
+        if not whole:
+            self._seen.update([name for name, owner, key, value in self._deciding if owner.get(key) is not value])
+        if self._reaching.code_was_set():
+            self._seen.update([name for name, function, code in self._codes if function.__code__ is not code])
 
-    def _ways_of(self, item: Any) -> list[tuple[str, object]]:
-        """The objects that an outcome passes: its test, who takes part in hooks, our own plugins."""
+    def _compare(self, item: Any) -> None:
+        now = self._ways_of(item)
+        changed = [len(one) != len(before) or not _same(one, before) for one, before in zip(now, self._ways, strict=True)]
+        if any(changed):
+            plugins = [f"an object of the runner, {type(plugin).__name__}" for plugin in (*self._plugins, self._report)]
+            names = ("the class of a test", "hooks of a test", *(f"hook {name}" for name in _HOOKS), *plugins)
+            self._seen.update(compress(names, changed))
+
+    def _ways_of(self, item: Any) -> list[tuple[Any, ...]]:
+        """The objects that an outcome passes: its test, who takes part in hooks, our own plugins without what they count."""
         hook = item.config.hook
-        ways: list[tuple[str, object]] = [("the class of a test", id(type(item))), ("hooks of a test", "ihook" in vars(item))]
+        ways: list[tuple[Any, ...]] = [(type(item),), ("ihook" in vars(item),)]
         for name in _HOOKS:
-            ways.append((f"hook {name}", [(id(one), id(one.function)) for one in _of(getattr(hook, name))]))
+            implementations = _of(getattr(hook, name))
+            ways.append((*implementations, *[one.function for one in implementations]))
         for plugin in (*self._plugins, self._report):
-            held = {name: id(value) for name, value in vars(plugin).items() if not isinstance(value, (int, bytes))}
-            ways.append((f"an object of the runner, {type(plugin).__name__}", held))
+            held = vars(plugin)
+            ways.append((*held, *[value for value in held.values() if not isinstance(value, int)]))
         return ways
 
     def _changed(self) -> list[str]:
@@ -115,6 +135,11 @@ class Integrity:
     pytest_runtest_call.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
     pytest_runtest_makereport.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
     pytest_sessionfinish.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
+
+
+def _same(now: Iterable[Any], before: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether these are the very objects of before. Never by ``==``, which what came in their place may answer as it likes."""
+    return _all(_map(is_, now, before))
 
 
 def _function(item: Any) -> FunctionType | None:

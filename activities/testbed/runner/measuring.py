@@ -12,6 +12,7 @@ import importlib.util
 import os
 import sys
 import threading
+from collections.abc import Generator
 from types import FrameType
 from typing import Any
 
@@ -22,14 +23,20 @@ _TRACER = "coverage/tracer.*.so"
 
 
 class Lines:
-    """Counts from :meth:`start` on, in all threads; each :meth:`flush` reports what is new."""
+    """Pytest plugin. Counts in all threads from the first conftest on; each :meth:`flush` reports what is new.
+
+    Between the phases of tests it rests: to run Python code under a tracer takes several times as long, also where nothing of it
+    is counted, and what pytest and we do there is more than many a test does.
+    """
 
     def __init__(self, module: Any, work: str, report: Reporter) -> None:
         self._module, self._work, self._report = module, work + os.sep, report
         self._data: dict[str, set[int]] = {}
         self._reported: dict[str, set[int]] = {}
+        self._sizes: list[int] = []
         self._decided: dict[str, Any] = {}
         self._tracer: Any = None
+        self._rests = False
 
     @classmethod
     def load(cls, harness: str, work: str, report: Reporter) -> Lines | None:
@@ -44,22 +51,58 @@ class Lines:
         loader.exec_module(module)
         return cls(module, work, report)
 
-    def start(self) -> None:
+    def flush(self) -> None:
+        """Report the lines of each file that were not reported before."""
+        sizes = [*map(len, list(self._data.values()))]
+        if sizes == self._sizes:
+            return
+        self._sizes = sizes
+        for filename, lines in list(self._data.items()):
+            reported = self._reported.setdefault(filename, set())
+            new = lines - reported
+            reported |= new
+            if new := new - {0}:  # where an empty module starts
+                self._report("lines", path=filename.removeprefix(self._work), lines=spans(new))
+
+    def pytest_load_initial_conftests(self) -> None:
+        self._start()
+
+    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        self._start()
+        yield
+        self._rest()
+
+    def pytest_runtest_call(self) -> Generator[None, None, None]:
+        self._go_on()
+        yield
+        self._rest()
+
+    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+        self._go_on()
+        yield
+        self._rest()
+
+    def pytest_sessionfinish(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         """Trace this thread and those to come, also where something else was set to trace since."""
-        if self._tracer is None:
+        self._rests = False
+        if self._tracer is None or sys.gettrace() is not self._tracer:
             self._tracer = self._new()
-        if sys.gettrace() is not self._tracer:
             self._tracer.start()
             threading.settrace(self._in_thread)
 
-    def flush(self) -> None:
-        """Report the lines of each file that were not reported before."""
-        for filename, lines in list(self._data.items()):
-            reported = self._reported.setdefault(filename, set())
-            new = lines - reported - {0}  # where an empty module starts
-            if new:
-                reported |= new
-                self._report("lines", path=filename.removeprefix(self._work), lines=spans(new))
+    def _rest(self) -> None:
+        self._rests = sys.gettrace() is self._tracer
+        if self._rests:
+            sys.settrace(None)
+            self._tracer.stop()  # or it would take the next one with it when it is freed
+
+    def _go_on(self) -> None:
+        """With a new tracer: where another was when it stopped is nothing to go on from."""
+        if self._rests and sys.gettrace() is None:
+            self._start()
 
     def _new(self) -> Any:
         tracer = self._module.CTracer()
@@ -83,6 +126,13 @@ class Lines:
         decision.source_filename = filename if decision.trace else None
         decision.reason, decision.file_tracer, decision.has_dynamic_filename = "", None, False
         return decision
+
+    # Marked by hand: pytest must not be imported before the path is set.
+    pytest_load_initial_conftests.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
+    pytest_runtest_setup.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
+    pytest_runtest_call.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
+    pytest_runtest_teardown.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
+    pytest_sessionfinish.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
 
 
 def _ignore(*_: Any) -> None:

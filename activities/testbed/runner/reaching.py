@@ -39,15 +39,28 @@ class Reaching:
         self._told: set[str] = set()
         self.later: set[str] = set()
         """Seen in other threads, which must not come between the reports of this one."""
+        self._code_set = self._code_set_elsewhere = False
 
     def start(self) -> None:
         """Watch this process until it ends."""
         sys.addaudithook(self._audit)
 
+    def code_was_set(self) -> bool:
+        """Whether any function may have got another code since this was asked last; to look costs far more.
+
+        We are told before it happens: in this thread it then has happened, in another it may do so at any time.
+        """
+        was, self._code_set = self._code_set, False
+        return was or self._code_set_elsewhere
+
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in _CALLS:
             self._note(event, _frame(1))
         elif event == _SET and arguments[1] == "__code__":
+            if threading.get_ident() == self._main:
+                self._code_set = True
+            else:
+                self._code_set_elsewhere = True
             self._note("function.__code__", _frame(1))
 
     def _note(self, what: str, caller: FrameType) -> None:

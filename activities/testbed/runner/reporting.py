@@ -65,8 +65,6 @@ class Reporting:
         self._check_origins()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        if self._lines is not None:
-            self._lines.start()
         self._report("start", id=text(nodeid))
 
     def pytest_runtest_logreport(self, report: Any) -> None:

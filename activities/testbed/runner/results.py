@@ -18,7 +18,7 @@ _ONLY_EXPLAIN = frozenset({"TEST_TIMEOUT", "MODULES_OUTSIDE_TREE", "HARNESS_TAMP
 
 
 class Results:
-    """``outcomes`` only ever holds final ones; each is sent to the host once, when it is final.
+    """``outcomes`` only ever holds final ones; each goes to the host once, when it is final.
 
     ``sentinels``: tests that must fail and are no results; ``only``: ids that the run is confined to, if not empty.
     """
@@ -154,6 +154,10 @@ class Results:
         self._code(code, message)
         return True
 
+    def flush(self) -> None:
+        """Let the host have what is final."""
+        self._host.flush()
+
     def end(self) -> dict[str, Any]:
         """The end line."""
         if not self.outcomes and not self._codes:
@@ -284,15 +288,15 @@ class Results:
         before = self.outcomes.get(nodeid)
         if before is None:
             self.outcomes[nodeid] = outcome
-            self._host.send("outcome", id=nodeid, outcome=outcome)
+            self._host.with_next("outcome", id=nodeid, outcome=outcome)
         elif _ORDER.index(outcome) > _ORDER.index(before):
             self.outcomes[nodeid] = outcome
-            self._host.send("worse", id=nodeid, outcome=outcome)
+            self._host.with_next("worse", id=nodeid, outcome=outcome)
 
     def _send_detail(self, nodeid: str, detail: str) -> None:
         if nodeid not in self._detailed and len(self._detailed) < _MAX_DETAILS:
             self._detailed.add(nodeid)
-            self._host.send("detail", id=nodeid, text=detail)
+            self._host.with_next("detail", id=nodeid, text=detail)
 
     def _code(self, code: str, message: str) -> None:
         if code not in self._codes:

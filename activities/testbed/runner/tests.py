@@ -81,7 +81,7 @@ def follow(child: Child, job: dict[str, Any], results: Results, ends_at: float) 
     deadline = time.monotonic() + max(job["test_ms"], STARTUP_MS) / 1000
     while True:
         try:
-            event = child.next(min(deadline, ends_at))
+            event = child.next(min(deadline, ends_at), results.flush)
         except BrokenReport as error:
             return results.give_up("HARNESS_BROKEN", str(error))
         except TimeoutError:
