@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType
@@ -39,11 +41,13 @@ def write_sbom(target: Target, lock: EnvironmentLock, base_packages: Mapping[str
     parts = [_wheel(wheel) for wheel in lock.wheels]
     if isinstance(lock, NodeEnvironmentLock):
         parts += [_node_package(package) for package in lock.packages if not package.link]
-    base = _base(lock.base_digest, base_packages)
+    base = _base(lock.base_digest)
     for component in (*parts, base):
         bom.components.add(component)
     bom.register_dependency(root, [*parts, base])
     document = json.loads(JsonV1Dot6(bom).output_as_string())
+    if packages := _debian(tuple(sorted(base_packages.items()))):
+        next(one for one in document["components"] if one["bom-ref"] == base.bom_ref.value)["components"] = packages
     # The library always writes both; they would differ on every run.
     document.pop("serialNumber", None)
     document.get("metadata", {}).pop("timestamp", None)
@@ -82,17 +86,25 @@ def _licensed(component: Component, text: str) -> Component:
     return component
 
 
-def _base(digest: str, packages: Mapping[str, str]) -> Component:
-    base = Component(
+def _base(digest: str) -> Component:
+    return Component(
         type=ComponentType.OPERATING_SYSTEM,
         name="base-root-filesystem",
         version=digest,
         bom_ref="base",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest.removeprefix("sha256:"))],
     )
-    for full_name, version in sorted(packages.items()):
+
+
+@lru_cache(maxsize=4)
+def _debian(packages: tuple[tuple[str, str], ...]) -> list[dict[str, Any]]:
+    """What a base is made of, which is a part of this installation and no result: remembered, and not to be changed."""
+    bom = Bom()
+    for full_name, version in packages:
         name, _, architecture = full_name.partition(":")
         purl = PackageURL("deb", "debian", name, version, {"arch": architecture} if architecture else None)
-        reference = f"deb:{full_name}"
-        base.components.add(Component(type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=reference))
-    return base
+        bom.components.add(
+            Component(type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=f"deb:{full_name}")
+        )
+    components: list[dict[str, Any]] = json.loads(JsonV1Dot6(bom).output_as_string()).get("components", [])
+    return components
