@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from activities.kernel.signing_keys import load_or_create, pem_of
 from activities.record.home import Home
 from activities.testbed.executing import Executing, Machine
 from activities.testbed.harness import harness_version
+from activities.testbed.keeping import tidy
 from schemas.error import Gen4Error
 from schemas.text import plain
 from workers.fabric import EXECUTOR_PUBLIC_KEY
@@ -74,6 +76,7 @@ def serve(socket: Path, folder: Path, clients: Sequence[int], settings: Settings
     machines = Machines(settings)
     own = os.geteuid()
     listener = Listener(socket, clients or {own}, own, Executing(home, key, machines).handle)
+    _tidy(home)  # whoever calls already waits until we accept
     stopping = threading.Thread(target=listener.stop)
 
     def stop(*_: object) -> None:
@@ -89,6 +92,14 @@ def serve(socket: Path, folder: Path, clients: Sequence[int], settings: Settings
     finally:
         with contextlib.suppress(FileNotFoundError):
             socket.unlink()
+
+
+def _tidy(home: Home) -> None:
+    try:
+        if deleted := tidy(home, time.time()):
+            log.info("deleted %d things that callers can send again", deleted)
+    except OSError as error:
+        log.warning("what is old could not be deleted: %s", error)
 
 
 def _look_early(machines: Machines) -> None:

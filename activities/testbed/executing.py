@@ -32,6 +32,7 @@ from activities.testbed import receipts
 from activities.testbed.benchmarking import run_benchmark
 from activities.testbed.environment import Environments
 from activities.testbed.harness import HARNESS_LOCK, harness_version, pinned_requirements, sandbox_spec
+from activities.testbed.keeping import note_blob, note_environment, note_objects, objects_folder
 from activities.testbed.locks import checked_lock, require_pinned
 from activities.testbed.receipts import Receipt, Seen, Tools
 from activities.testbed.run import TestBed
@@ -44,7 +45,7 @@ from schemas.receipt import ReceiptLimits, ReceiptPlan, ReceiptVariant
 from schemas.regression import BenchmarkSample, RunBenchmark, ScannedTree, ScanTree
 from schemas.testing import Environment, Limits, RunVariant, TestPlan, TestRun
 
-MODES = frozenset({"facts", "build", "tests", "trace", "forkserver", "scan", "benchmark", "node"})
+MODES = frozenset({"facts", "build", "tests", "trace", "forkserver", "scan", "benchmark", "node", "bytecode"})
 """Modes of the runner that a caller may drive. What comes of it is his word: only the requests below give receipts."""
 
 BEAT_S = 1.0
@@ -304,9 +305,10 @@ class Executing:
 
     def _tenant(self, tenant_id: str) -> _Tenant:
         with self._lock:
+            folder = objects_folder(self._home, tenant_id)
             if tenant_id not in self._tenants:
-                folder = self._home.root / "objects" / tenant_id
                 self._tenants[tenant_id] = _Tenant(ObjectStore.open(folder))
+            note_objects(folder)
             return self._tenants[tenant_id]
 
 
@@ -332,6 +334,11 @@ class _Made(Environments):
             raise InfrastructureError("HARNESS_MISSING", "there is nothing to measure with", "run the tests again")
         return self.path(self.measuring)
 
+    def path(self, environment_digest: Digest) -> Path:
+        folder = super().path(environment_digest)
+        note_environment(folder)
+        return folder
+
 
 class _Asking(BlobStore):
     """Blobs of a tenant; what is not here is asked for, and hashed."""
@@ -342,6 +349,7 @@ class _Asking(BlobStore):
 
     def get(self, ref: BlobRef | str) -> bytes:
         if self.path(ref).is_file():
+            note_blob(self.path(ref))
             return super().get(ref)
         sha256 = ref.sha256 if isinstance(ref, BlobRef) else ref
         with need(self._channel, {"blob": sha256}) as content:
