@@ -108,8 +108,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run a change through Compile and its gates; the signed Evidence Bundle goes to `--out`.
 
-        Exit code 0: accepted; 1: rejected or irreproducible, with the signed Rejection Report in `--out`; 2: usage, nothing was
-        written; 3: infrastructure. Ctrl-C cancels the compile.
+        Exit code 0: accepted; 1: rejected or irreproducible, with the signed Rejection Report in `--out`, or not admitted by
+        policy; 2: usage, nothing was written; 3: infrastructure. Ctrl-C cancels the compile.
 
         Examples:
 

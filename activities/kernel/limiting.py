@@ -9,7 +9,7 @@ from importlib import resources
 from pydantic import BaseModel
 
 from schemas.breaker import BreakerKind, BreakerRule
-from schemas.error import InputError
+from schemas.error import Refused
 from schemas.limits import CODE, LimitPolicy, LimitRefusal, RequestedLimits, effective, exceeding
 from schemas.model import Payload
 from schemas.testing import Limits
@@ -32,11 +32,11 @@ def session_limits(requested: RequestedLimits) -> Limits:
     """The limits of a session's sandboxes.
 
     Raises:
-        InputError: LIMIT_ABOVE_POLICY, naming every limit that is too high and what policy allows.
+        Refused: LIMIT_ABOVE_POLICY, naming every limit that is too high and what policy allows.
     """
     found = effective(requested, KernelPolicy.load().limits)
     if isinstance(found, LimitRefusal):
-        raise InputError(found.code, found.message, "ask for less, or raise `limits.maximum` in policies/data.json")
+        raise Refused(found.code, found.message, "ask for less, or raise `limits.maximum` in policies/data.json")
     return found
 
 

@@ -51,7 +51,7 @@ def test_opening_completes_the_limits_from_policy_and_refuses_what_is_above_it(d
     assert context.config.limits == Limits(memory_mb=4_096)
     above = request.model_copy(update={"limits": RequestedLimits(memory_mb=1 << 20, pids=10_000, cpu_percent=1)})
     told = r"LIMIT_ABOVE_POLICY: memory_mb 1048576 .*; pids 10000 is not within 1 … 1024"
-    with pytest.raises(InputError, match=told) as refused:
+    with pytest.raises(Refused, match=told) as refused:
         desk.do(desk.control.open_session, above, "again")
     assert "cpu_percent" not in refused.value.message
     assert desk.kinds().count("session.opened") == 1

@@ -14,7 +14,7 @@ from activities.kernel.estimating import END_MARGIN_MS, bounds_of
 from activities.kernel.limiting import KernelPolicy, check_limits, session_limits
 from activities.kernel.metering import Meter, as_metered, metering
 from schemas.capabilities import CAPABILITIES
-from schemas.error import InputError, Stopped
+from schemas.error import Refused, Stopped
 from schemas.ledger import Usage
 from schemas.limits import (
     CODE,
@@ -64,7 +64,7 @@ def test_policy_allows_its_own_defaults() -> None:
 def test_each_limit_above_policy_is_refused_and_named(name: str) -> None:
     most = getattr(POLICY.maximum, name)
     assert isinstance(effective(RequestedLimits(**{name: most}), POLICY), Limits)
-    with pytest.raises(InputError, match=f"{CODE}.*{name} {most + 1}"):
+    with pytest.raises(Refused, match=f"{CODE}.*{name} {most + 1}"):
         session_limits(RequestedLimits(**{name: most + 1}))
 
 
