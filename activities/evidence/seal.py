@@ -191,11 +191,14 @@ def publish(
         _remove(working)
         if directory.exists():
             return False
-        raise InfrastructureError(
-            "BUNDLE_WRITE_FAILED", f"the bundle was not written: {error.strerror}", "free disk space; the seal is tried again"
-        ) from error
+        raise not_written(error) from error
     _sync(directory.parent)
     return True
+
+
+def not_written(error: OSError) -> InfrastructureError:
+    remedy = "free disk space; the seal is tried again"
+    return InfrastructureError("BUNDLE_WRITE_FAILED", f"the bundle was not written: {error.strerror}", remedy)
 
 
 def attestations_of(root: Path, stamp: AnyStamp) -> Path:

@@ -25,7 +25,8 @@ from activities.evidence import in_toto, rejection, statements, vsa
 from activities.evidence.content import IN_MEMORY, Content, StoredFile, lines_of
 from activities.evidence.establishing import Derived, derive, establish, witness_rejection
 from activities.evidence.provenance import external_parameters
-from activities.evidence.seal import Established, SealFacts, publish, sign_members, write_stamp
+from activities.evidence.remembering import Remembering
+from activities.evidence.seal import Established, SealFacts, lay_out, not_written, sign_members, write_stamp
 from activities.evidence.signing import Signer, StatementSigner
 from activities.evidence.sources import public_repository
 from activities.evidence.statements import Unsigned
@@ -91,7 +92,8 @@ class SignerService:
         for leftover in ports.folder.glob(_CALL + "*"):
             _remove(leftover)
         self._objects = ObjectStore.open(ports.folder / "objects.git")
-        self._whole: deque[str] = deque(maxlen=_TREES)
+        self._repository = Remembering(self._objects)
+        self._seen = _Seen()
         self._derived: dict[tuple[str, str], Derived] = {}
         self._lock = threading.Lock()
 
@@ -196,10 +198,13 @@ class SignerService:
             policy_digests=tuple(sorted(self._ports.believed().policy_digests)),
         )  # fmt: skip
         directory, source = folder / "bundle", request.source
-        publish(files, directory, lambda _: None)
+        try:
+            lay_out(files, directory)
+        except OSError as error:
+            raise not_written(error) from error
         expected = external_parameters(keys.task_id, public_repository(source.repository), source.ref).model_dump()
         now_ms = int(self._ports.now_s() * 1000)
-        report = verify_bundle(directory, trust, objects=self._objects, expected_parameters=expected, now_ms=now_ms)
+        report = verify_bundle(directory, trust, objects=self._repository, expected_parameters=expected, now_ms=now_ms)
         if report.verdict != "pass":
             raise Refused("BUNDLE_INVALID", f"what was made does not verify: {', '.join(report.codes)}", _AGAIN)
         return report, trust
@@ -229,19 +234,27 @@ class SignerService:
     def _supplies(self, channel: Channel) -> Iterator[_Sent]:
         folder = Path(tempfile.mkdtemp(prefix=_CALL, dir=self._ports.folder))
         try:
-            yield _Sent(channel, self._objects, folder, self._whole)
+            yield _Sent(channel, self._objects, folder, self._seen)
         finally:
             _remove(folder)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What lies whole in this store, the last ones, by ids that are hashes. ``commits``: as git has read them here."""
+
+    trees: deque[str] = field(default_factory=lambda: deque(maxlen=_TREES))
+    commits: dict[str, CommitInfo] = field(default_factory=dict)
 
 
 class _Sent:
     """Content of one call, asked for once each and hashed on arrival."""
 
-    def __init__(self, channel: Channel, objects: ObjectStore, folder: Path, whole: deque[str]) -> None:
+    def __init__(self, channel: Channel, objects: ObjectStore, folder: Path, seen: _Seen) -> None:
         self._channel = channel
         self._objects = objects
         self._blobs: dict[str, Content] = {}
-        self._whole = whole
+        self._seen = seen
         self.folder = folder
 
     def blob(self, ref: BlobRef) -> bytes:
@@ -257,6 +270,14 @@ class _Sent:
         return self._blobs[ref.sha256]
 
     def commit(self, commit: str) -> CommitInfo:
+        if (found := self._seen.commits.get(commit)) is None:
+            found = self._taken(commit)
+            if len(self._seen.commits) >= _REMEMBERED:
+                self._seen.commits.clear()
+            self._seen.commits[commit] = found
+        return found
+
+    def _taken(self, commit: str) -> CommitInfo:
         with need(self._channel, {"commit": commit}, CONTENT_S) as body:
             data = body.read(_CHUNK)
         if hashlib.sha1(b"commit %d\0" % len(data) + data, usedforsecurity=False).hexdigest() != commit:
@@ -266,14 +287,14 @@ class _Sent:
 
     def tree(self, tree: str) -> ObjectStore:
         """Git hashes each object that arrives, so a tree that is whole here is the one that its id names."""
-        if tree in self._whole:
+        if tree in self._seen.trees:
             return self._objects
         if not self._objects.has_tree(tree):
-            with need(self._channel, {"tree": tree, "known": list(self._whole)}, CONTENT_S) as body:
+            with need(self._channel, {"tree": tree, "known": list(self._seen.trees)}, CONTENT_S) as body:
                 self._objects.unpack(body)
             if not self._objects.has_tree(tree):
                 raise _other("tree", tree)
-        self._whole.append(tree)
+        self._seen.trees.append(tree)
         return self._objects
 
     def _take(self, body: IO[bytes], ref: BlobRef) -> Content:

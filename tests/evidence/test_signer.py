@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from activities.evidence import seal
 from activities.evidence.establishing import establish
 from activities.evidence.refusal import read_refusal
 from activities.evidence.signer_client import SignerClient
@@ -89,6 +91,19 @@ def test_a_seal_that_takes_long_is_of_the_time_when_it_began(fabric: Fabric, hon
     with running_signer(ports, tmp_path / "s"):
         stamp = Stamp2.model_validate_json(client.seal(honest, who().keys).files[STAMP])
     assert stamp.created_at == timestamp_of(NOW_S) and next(clock) > NOW_S + 7
+
+
+def test_a_signer_without_room_says_so_and_leaves_nothing(
+    fabric: Fabric, honest: SealBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(seal, "copy", full)
+        assert _refused(fabric, honest) == "BUNDLE_WRITE_FAILED"
+    assert not list(fabric.home.signer.glob("call-*"))
+    assert fabric.client.seal(honest, who().keys).files
 
 
 # --- other runs than those of the receipts ----------------------------------------------------------------------------
