@@ -78,6 +78,14 @@ class Builder:
         end, product = self._run("build", {"step": "metadata", "sdist": None, "last": True}, write, tools, heartbeat)
         return CoreMetadata(product, str(end.get("entry_points", ""))) if end.get("ok") is True else None
 
+    def bytecode(self, environment: Path, heartbeat: Heartbeat) -> bytes:
+        """A zip archive with the bytecode of an environment's modules, each under the name of its source.
+
+        Raises:
+            InfrastructureError: RUNNER_FAILED.
+        """
+        return self._run("bytecode", {}, None, environment, heartbeat)[1]
+
     def _run(
         self,
         mode: str,

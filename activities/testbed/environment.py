@@ -5,7 +5,8 @@
 2. Resolve to wheels on the host, building nothing there (:mod:`resolving`); what has no wheel is built in a sandbox
    (:mod:`building`).
 3. Keep wheels and lock as blobs; the digest of the lock identifies the environment.
-4. Unpack the wheels into a folder of that name (:mod:`wheels`), which sandboxes see read-only as ``/env``.
+4. Unpack the wheels into a folder of that name (:mod:`wheels`), which sandboxes see read-only as ``/env``, together
+   with the bytecode of their modules (:mod:`bytecode`): no run has to compile pytest again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.testbed import node_packages, wheels
 from activities.testbed.building import Builder, archive_of
+from activities.testbed.bytecode import Bytecode, folder_of
 from activities.testbed.discovery import CoreMetadata, Discovered, discover, is_metadata, refuse_newer_python
 from activities.testbed.resolving import Base, NoWheel, download_wheels, fetch_sdist
 from schemas.canonical import digest_of, jcs, jcs_sha256, sha256_hex
@@ -36,6 +38,7 @@ from schemas.testing import Environment, EnvironmentLock, NodeEnvironmentLock, W
 
 Heartbeat = Callable[[], None]
 Wheels = list[tuple[str, bytes]]
+_PROFILE = f"{wheels.PROFILE} {wheels.BYTECODE}"
 _MAX_METADATA = 1024 * 1024
 _MAX_BUILDS = 24
 """Source distributions built for one environment, those of their build requirements included."""
@@ -77,6 +80,7 @@ class Environments:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._blobs, self._objects, self._root = blobs, objects, root
         self._builder = Builder(root, backend)
+        self._bytecode = Bytecode(folder_of(root), self._builder)
 
     def prepare(
         self, base_tree: GitId, requirements: tuple[str, ...], heartbeat: Heartbeat, runner: Runner = "pytest"
@@ -94,14 +98,14 @@ class Environments:
         """
         base = self._base(heartbeat)
         if runner == "node":
-            return self._prepared(self._node_lock(base_tree, requirements or NODE, base, heartbeat))
+            return self._prepared(self._node_lock(base_tree, requirements or NODE, base, heartbeat), heartbeat)
         files = self._metadata_files(base_tree)
         found = discover(files, requirements)
         refuse_newer_python(found.requires_python, base.python_version)
         key = jcs_sha256(
             {
                 "base": self._root.digest,
-                "profile": wheels.PROFILE,
+                "profile": _PROFILE,
                 "tree": base_tree if found.needs_build else "",
                 "requirements": list(found.requirements),
                 "constraints": list(found.constraints),
@@ -112,12 +116,12 @@ class Environments:
         if lock is None:
             lock = self._resolve(base_tree, files, requirements, found, base, heartbeat)
             self._remember(key, lock)
-        return self._prepared(lock)
+        return self._prepared(lock, heartbeat)
 
-    def _prepared(self, lock: EnvironmentLock) -> Environment:
+    def _prepared(self, lock: EnvironmentLock, heartbeat: Heartbeat) -> Environment:
         reference = self._blobs.put(jcs(lock), "application/json")
         digest = digest_of(jcs(lock))
-        self._build(digest, lock)
+        self._build(digest, lock, heartbeat)
         return Environment(
             environment_digest=digest,
             base_digest=lock.base_digest,
@@ -134,7 +138,7 @@ class Environments:
             InfrastructureError: INDEX_UNREACHABLE.
         """
         base = self._base(heartbeat)
-        key = jcs_sha256({"base": self._root.digest, "profile": wheels.PROFILE, "tools": list(pinned)})
+        key = jcs_sha256({"base": self._root.digest, "profile": _PROFILE, "tools": list(pinned)})
         lock = self._remembered(key)
         if lock is None:
             with tempfile.TemporaryDirectory(prefix="gen4-built-") as nothing:
@@ -145,10 +149,10 @@ class Environments:
                     raise Refused("ENVIRONMENT_UNRESOLVED", f"a tool has no wheel here: {error.text}", remedy) from error
             lock = EnvironmentLock(
                 base_digest=self._root.digest, platform=base.platform, python_version=base.python_version,
-                profile=wheels.PROFILE, wheels=self._described(chosen), origin="tools",
+                profile=_PROFILE, wheels=self._described(chosen), origin="tools",
             )  # fmt: skip
             self._remember(key, lock)
-        return self.path(self._prepared(lock).environment_digest)
+        return self.path(self._prepared(lock, heartbeat).environment_digest)
 
     def path(self, environment_digest: Digest) -> Path:
         """The folder of an environment; made again from its lock when it is missing.
@@ -158,7 +162,7 @@ class Environments:
         """
         folder = self._path(environment_digest)
         if not folder.is_dir():
-            self._build(environment_digest, self.lock(environment_digest))
+            self._build(environment_digest, self.lock(environment_digest), lambda: None)
         return folder
 
     def lock(self, environment_digest: Digest) -> EnvironmentLock:
@@ -168,7 +172,7 @@ class Environments:
     def _path(self, digest: Digest) -> Path:
         return self._folder / digest.removeprefix("sha256:")
 
-    def _build(self, digest: Digest, lock: EnvironmentLock) -> None:
+    def _build(self, digest: Digest, lock: EnvironmentLock, heartbeat: Heartbeat) -> None:
         target = self._path(digest)
         if self._made_elsewhere is not None:
             self._made_elsewhere(digest)
@@ -178,7 +182,8 @@ class Environments:
         scratch = Path(tempfile.mkdtemp(dir=self._folder, prefix=".building-"))
         try:
             folder = scratch / "env"
-            wheels.install(((wheel.filename, self._blobs.get(wheel.sha256)) for wheel in lock.wheels), folder, lock.project)
+            unpacked = ((wheel.filename, self._blobs.get(wheel.sha256)) for wheel in lock.wheels)
+            wheels.install(unpacked, folder, lock.project, self._bytecode_of(lock, heartbeat), lock.python_version)
             if isinstance(lock, NodeEnvironmentLock):
                 node_packages.install(lock.packages, self._blobs.get, folder / NODE_FOLDER, WORK)
             os.rename(folder, target)
@@ -187,6 +192,12 @@ class Environments:
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _bytecode_of(self, lock: EnvironmentLock, heartbeat: Heartbeat) -> Callable[[str, bytes], bytes | None] | None:
+        """Where bytecode comes from; None for a lock that says nothing of it."""
+        if wheels.BYTECODE not in lock.profile.split():
+            return None
+        return lambda filename, data: self._bytecode.of(filename, data, heartbeat)
 
     def _base(self, heartbeat: Heartbeat) -> Base:
         file = self._folder / f"base-{self._root.digest.removeprefix('sha256:')}.json"
@@ -279,7 +290,7 @@ class Environments:
             base_digest=self._root.digest,
             platform=base.platform,
             python_version=base.python_version,
-            profile=wheels.PROFILE,
+            profile=_PROFILE,
             wheels=self._described(chosen),
             origin=origin,
             project=found.distribution,

@@ -6,13 +6,14 @@ The same wheels give the same bytes, names, modes and times on every machine, so
 from __future__ import annotations
 
 import configparser
+import glob
 import io
 import os
 import re
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +25,8 @@ from schemas.testing import OwnDistribution, Wheel
 
 PROFILE = "wheels/1"
 """Version of these rules; part of every lock."""
+BYTECODE = "bytecode/1"
+"""Beside it in the locks of environments whose modules lie there compiled as well."""
 MAX_UNPACKED = 2 * 1024**3
 _TIME = 315_532_800  # 1980-01-01, the oldest that a zip archive can hold
 _COMMAND = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -51,10 +54,17 @@ def describe(filename: str, data: bytes) -> Wheel:
     return Wheel(name=str(name), version=str(version), sha256=sha256_hex(data), filename=filename, license=_licence(metadata))
 
 
-def install(wheels: Iterable[tuple[str, bytes]], folder: Path, project: OwnDistribution | None = None) -> None:
+def install(
+    wheels: Iterable[tuple[str, bytes]],
+    folder: Path,
+    project: OwnDistribution | None = None,
+    bytecode: Callable[[str, bytes], bytes | None] | None = None,
+    python_version: str = "",
+) -> None:
     """Unpack wheels, sorted by file name, into a new folder; a later one replaces what an earlier one also has.
 
-    ``project`` gets metadata, but no code: its modules come from the tree.
+    ``project`` gets metadata, but no code: its modules come from the tree. ``bytecode`` gives that of a wheel, made by
+    ``python_version``: a zip archive with the bytecode of modules under the names of their sources.
 
     Raises:
         Refused: WHEEL_INVALID for links, names outside the folder, and more than 2 GiB in all.
@@ -68,10 +78,24 @@ def install(wheels: Iterable[tuple[str, bytes]], folder: Path, project: OwnDistr
                 if left < 0:
                     raise Refused("WHEEL_INVALID", f"{filename}: the environment exceeds {MAX_UNPACKED} bytes", "require less")
                 _write(archive, member, folder / target, executable=target.parts[0] == "bin")
+        if bytecode is not None and (compiled := bytecode(filename, data)) is not None:
+            _add_bytecode(compiled, folder, python_version)
     if project is not None:
         _describe_project(project, folder)
     _write_scripts(folder)
     _settle(folder)
+
+
+def _add_bytecode(archive: bytes, folder: Path, python_version: str) -> None:
+    tag = "cpython-" + "".join(python_version.split(".")[:2])
+    left = MAX_UNPACKED
+    with zipfile.ZipFile(io.BytesIO(archive)) as compiled:
+        for member in compiled.infolist():
+            source = folder / member.filename
+            left -= member.file_size
+            if left < 0 or ".." in source.parts or source.suffix != ".py" or not source.is_file():
+                raise Refused("WHEEL_INVALID", f"bytecode of {member.filename!r}, which is no source", "choose other versions")
+            _write(compiled, member, source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc", executable=False)
 
 
 def _describe_project(project: OwnDistribution, folder: Path) -> None:
@@ -126,7 +150,10 @@ def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, exec
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         raise Refused("WHEEL_INVALID", f"{member.filename!r} is a folder in another wheel", "choose other versions")
-    target.unlink(missing_ok=True)
+    if target.exists():
+        target.unlink()
+        for stale in target.parent.glob(f"__pycache__/{glob.escape(target.stem)}.*.pyc"):
+            stale.unlink()  # it would be taken for what replaces its source
     with archive.open(member) as source, target.open("xb") as file:
         shutil.copyfileobj(source, file)
     target.chmod(0o755 if executable or member.external_attr >> 16 & 0o100 else 0o644)

@@ -7,6 +7,7 @@ Layout below the cache folder::
     roots/<sha256>.tar        the tar as mmdebstrap wrote it (or the operator's own)
     roots/<sha256>.json       its packages with versions: the lock
     roots/<sha256>/           unpacked, for bubblewrap
+    roots/<sha256>-bytecode-1/  what its Python compiled, by the hash of a wheel
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from activities.testbed.runner.host import Host
 
 PACKAGE = "_gen4"
-MODES = frozenset({"facts", "tests", "build", "trace", "forkserver", "scan", "benchmark", "node"})
+MODES = frozenset({"facts", "tests", "build", "trace", "forkserver", "scan", "benchmark", "node", "bytecode"})
 
 
 def main() -> int:

@@ -1,0 +1,62 @@
+"""Bytecode of wheels: compiled by the base's Python in a sandbox, kept beside the base for every home that uses it.
+
+Each wheel is compiled alone, so that none can touch what is kept for another.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from activities.kernel.sandbox.port import RootFilesystem
+from activities.testbed import wheels
+from activities.testbed.building import Builder
+from schemas.canonical import sha256_hex
+
+_WORTH_IT = 4096
+"""Bytes of source: a sandbox takes longer than to compile less than that in every run."""
+
+
+def folder_of(root: RootFilesystem) -> Path:
+    """Where the bytecode that a base's Python made is kept."""
+    return root.path.with_name(f"{root.path.name}-{wheels.BYTECODE.replace('/', '-')}")
+
+
+class Bytecode:
+    """What :func:`wheels.install` asks for bytecode. Safe to use from several processes: files appear whole."""
+
+    def __init__(self, folder: Path, builder: Builder) -> None:
+        self._folder, self._builder = folder, builder
+
+    def of(self, filename: str, data: bytes, heartbeat: Callable[[], None]) -> bytes | None:
+        """A zip archive: the bytecode of each module under the name of its source; None for a wheel of little source.
+
+        Raises:
+            Refused: WHEEL_INVALID.
+            InfrastructureError: RUNNER_FAILED, or the sandbox could not be used.
+        """
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(member.file_size for member in archive.infolist() if member.filename.endswith(".py")) < _WORTH_IT:
+                return None
+        kept = self._folder / f"{sha256_hex(data)}.zip"
+        if not kept.is_file():
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            _write_whole(kept, self._compiled(filename, data, heartbeat))
+        return kept.read_bytes()
+
+    def _compiled(self, filename: str, data: bytes, heartbeat: Callable[[], None]) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="gen4-wheel-") as scratch:
+            folder = Path(scratch) / "env"
+            wheels.install([(filename, data)], folder)
+            return self._builder.bytecode(folder, heartbeat)
+
+
+def _write_whole(file: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".writing-")
+    with os.fdopen(handle, "wb") as out:
+        out.write(data)
+    os.replace(name, file)
