@@ -71,6 +71,7 @@ def test_the_github_workflow_accepts_a_pull_request_and_leaves_evidence(
     runner = GitHubRunner(tmp_path / "workspace", dict(server))
     steps = github_steps()
     assert [step.name for step in steps] == ["Install", "Compile", "Trust root", "Verify", "Stop"]
+    assert [step.name for step in steps if step.always] == ["Trust root", "Stop"], "a refusal's report is verified with it, too"
     assert runner.run(steps) == 0, runner.log
     junit = ElementTree.parse(runner.temp / "junit.xml").getroot()  # noqa: S314  our own output
     assert junit[1].get("tests") == "7" and junit[1].get("failures") == "0"
