@@ -25,11 +25,12 @@ from cli.output import progress, say
 from schemas.capability import WORKFLOW_QUEUE
 from schemas.details import plain
 from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
-from schemas.limits import CODE as ABOVE_POLICY
 from schemas.request import SessionResult
 from schemas.status import SessionStatus, Stage
 
 T = TypeVar("T")
+ABOVE_POLICY = "_ABOVE_POLICY"
+"""What the codes end in of what asks for too much: of limits, of a role's memory, of a budget."""
 POLL_S = 0.25
 _QUERY_TIMEOUT = timedelta(seconds=5)
 _SETTLE_S = 0.1
@@ -101,12 +102,13 @@ def _typed(cause: BaseException | None) -> Exception:
 
 
 def _not_begun(cause: ApplicationError) -> Gen4Error:
-    """A request that nothing was done for: policy does not admit it, as it does not a budget that is too high; or it is none."""
+    """A request that nothing was done for: it asks for more than policy admits, or it is none."""
     detail = cause.details[0] if cause.details and isinstance(cause.details[0], dict) else {}
-    if detail.get("codes") == [ABOVE_POLICY]:
-        message, _, remedy = cause.message.removeprefix(f"{ABOVE_POLICY}: ").partition(" — ")
-        return Refused(ABOVE_POLICY, message, remedy)
-    return InputError("INVALID_INPUT", cause.message, "correct the request and start it again")
+    code = next(iter(detail.get("codes", ())), "")
+    if not code.endswith(ABOVE_POLICY):
+        return InputError("INVALID_INPUT", cause.message, "correct the request and start it again")
+    message, _, remedy = cause.message.removeprefix(f"{code}: ").partition(" — ")
+    return Refused(code, message, remedy)
 
 
 async def follow(
