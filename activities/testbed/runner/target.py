@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import site
 import sys
@@ -55,6 +56,7 @@ class Target:
         A stdlib module that the tree shadows stays the interpreter's: the runner uses it, so a tree must not replace it.
         """
         found = []
+        provided = functools.cache(functools.partial(_has, folders := self._folders()))
         for name in sorted(modules):
             module = sys.modules.get(name)
             top = name.partition(".")[0]
@@ -64,7 +66,7 @@ class Target:
             if origin is None:
                 continue
             if (name, origin) not in self._known:
-                self._known[name, origin] = not self._inside(origin) and self._provides(name)
+                self._known[name, origin] = provided(top) and _provides(folders, name) and not self._inside(origin)
             if self._known[name, origin]:
                 found.append(name)
         return found
@@ -76,12 +78,21 @@ class Target:
     def _inside(self, path: str) -> bool:
         return os.path.realpath(path).startswith(self.work + os.sep)
 
-    def _provides(self, name: str) -> bool:
-        relative = name.replace(".", os.sep)
+    def _folders(self) -> list[str]:
+        """Where the tree's modules may lie."""
         usual = (os.path.join(self.work, folder) for folder in _SOURCE_FOLDERS)
-        folders = dict.fromkeys([*self.path, *(entry for entry in sys.path if entry and self._inside(entry)), *usual])
-        files = (f"{relative}.py", os.path.join(relative, "__init__.py"))
-        return any(os.path.isfile(os.path.join(folder, file)) for folder in folders for file in files)
+        return list(dict.fromkeys([*self.path, *(entry for entry in sys.path if entry and self._inside(entry)), *usual]))
+
+
+def _has(folders: list[str], top: str) -> bool:
+    """Whether anything below this name can be provided: one look for all modules of a package."""
+    return any(os.path.exists(os.path.join(folder, top + suffix)) for folder in folders for suffix in ("", ".py"))
+
+
+def _provides(folders: list[str], name: str) -> bool:
+    relative = name.replace(".", os.sep)
+    files = (f"{relative}.py", os.path.join(relative, "__init__.py"))
+    return any(os.path.isfile(os.path.join(folder, file)) for folder in folders for file in files)
 
 
 def _origin(module: ModuleType) -> str | None:
