@@ -102,7 +102,7 @@ class ObjectStore:
             Refused: PROTOCOL_REFUSED, REPOSITORY_OWNER, OBJECTS_MALFORMED.
             InfrastructureError: FETCH_FAILED where the network may be at fault.
         """
-        return transfer.fetch(self._git, parse_remote(repository, allow), ref)
+        return transfer.fetch(self._git, self._readers, parse_remote(repository, allow), ref)
 
     def push(
         self, repository: str, commit: str, ref: str, expected_head: str, allow: Collection[str] = LOCAL_ONLY

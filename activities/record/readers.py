@@ -156,16 +156,6 @@ class Readers:
         return None
 
 
-@contextmanager
-def cat_file(git: Git) -> Iterator[CatFile]:
-    """Objects of a repository, as long as the block runs."""
-    process = _start(git)
-    try:
-        yield CatFile(process)
-    finally:
-        _end(process)
-
-
 def _start(git: Git) -> subprocess.Popen[bytes]:
     # What it keeps of deltas is for one look at many neighbours; it may live long.
     return git.start("-c", "core.deltaBaseCacheLimit=16m", "cat-file", "--batch-command", stderr=subprocess.DEVNULL)

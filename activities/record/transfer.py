@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from activities.record.commits import read_commit
 from activities.record.git import TRANSFER_TIMEOUT_S, Git, GitFailed, object_id, printable, server_command
-from activities.record.readers import cat_file
+from activities.record.readers import CatFile, Readers
 from activities.record.remotes import LocalRepository, Remote, check_ref, checked_out_refs, is_symbolic
 from schemas.error import InfrastructureError, InputError, Refused
 from schemas.model import ZERO_ID
@@ -45,16 +45,17 @@ def head(git: Git, remote: Remote, ref: str) -> str | None:
     return _references(git, remote, (ref,)).get(ref)
 
 
-def fetch(git: Git, remote: Remote, ref: str) -> FetchedCommit:
+def fetch(git: Git, readers: Readers, remote: Remote, ref: str) -> FetchedCommit:
     """See ``ObjectStore.fetch``."""
     name, wanted = (ref, ref) if _COMMIT.match(ref) else _resolve(git, remote, check_ref(ref))
     # A fetch that was cut short leaves objects but no ref, so the ref decides.
     if not (git.directory / "refs" / "gen4" / "fetched" / wanted).is_file():
         _fetch(git, remote, wanted)
-    commit = _peel(git, wanted)
-    git.run("update-ref", f"refs/gen4/fetched/{commit}", commit)
-    with cat_file(git) as objects:
+    with readers.reading() as objects:
+        commit = _peel(objects, wanted)
         info = read_commit(objects, commit)
+    if commit != wanted:
+        git.run("update-ref", f"refs/gen4/fetched/{commit}", commit)
     return FetchedCommit(commit, info.tree, info.commit_time, commit if _COMMIT.match(name) else name)
 
 
@@ -131,11 +132,14 @@ def _fetch(git: Git, remote: Remote, oid: str) -> None:
         raise _unreachable(remote, error) from error
 
 
-def _peel(git: Git, oid: str) -> str:
-    try:
-        return git.run("rev-parse", "--verify", "--end-of-options", f"{oid}^{{commit}}").decode().strip()
-    except GitFailed as error:
-        raise InputError("REF_NOT_FOUND", f"{oid} is not a commit", "send a branch, a tag or the id of a commit") from error
+def _peel(objects: CatFile, oid: str) -> str:
+    """The commit that a tag names, or a tag of a tag."""
+    named = oid
+    while (found := objects.read(named))[0] == "tag":
+        named = object_id(found[1].partition(b"\n")[0].removeprefix(b"object ").decode("ascii", "replace"))
+    if found[0] != "commit":
+        raise InputError("REF_NOT_FOUND", f"{oid} is not a commit", "send a branch, a tag or the id of a commit")
+    return named
 
 
 def _refuse_checked_out(git: Git, local: LocalRepository, ref: str) -> None:
