@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,10 +15,11 @@ from activities.record.home import Home
 from cli.output import emit, say, show
 from schemas.error import InfrastructureError
 from workers import fabric
-from workers.client import connect
 from workers.fabric import FabricState
-from workers.schedules import ScheduleState, recurring, schedule_states
 from workers.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from workers.schedules import ScheduleState
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
@@ -73,6 +74,9 @@ def register(app: typer.Typer) -> None:
 
 async def _schedules(state: FabricState, settings: Settings) -> list[ScheduleState] | None:
     """None when the server does not answer."""
+    from workers.client import connect  # the Temporal SDK takes a fifth of a second to import
+    from workers.schedules import recurring, schedule_states
+
     try:
         client = await connect(state.temporal_address, state.namespace, external=state.external)
         return await schedule_states(client, recurring(settings))

@@ -13,15 +13,15 @@ import typer
 from activities.record.ledger import Ledger
 from activities.record.ledger_reports import Costs, LedgerReports
 from activities.record.store import now_ms
+from cli.amounts import parse_amounts
 from cli.events import session_of
 from cli.fabric import Json
 from cli.local import LocalStore, open_local
 from cli.operator import SshKey, TokenFile, operator_of
 from cli.output import emit, show
-from schemas.error import InputError
 from schemas.event import Actor
 from schemas.identity import Role
-from schemas.ledger import UNITS, Account, Unit
+from schemas.ledger import UNITS, Account
 from workers.settings import read_settings
 
 READERS: tuple[Role, ...] = ("operator", "tenant_admin", "auditor")
@@ -145,24 +145,6 @@ def register(app: typer.Typer) -> None:
             verdict = "ok: no difference" if result.consistent else f"{len(result.differences)} differences"
             show(f"{verdict} in {counts}, {result.events} events{unread}")
         raise typer.Exit(0 if result.consistent else 1)
-
-
-def parse_amounts(text: str, *, most: int = len(UNITS)) -> dict[Unit, int]:
-    """``micros=5,tokens=7`` as amounts by unit.
-
-    Raises:
-        InputError: BUDGET_SYNTAX.
-    """
-    found: dict[Unit, int] = {}
-    for part in text.split(","):
-        unit, _, amount = part.strip().partition("=")
-        if unit not in UNITS or not amount.isascii() or not amount.isdecimal() or unit in found:
-            example = ",".join(f"{name}=N" for name in UNITS[:most])
-            raise InputError("BUDGET_SYNTAX", f"{part.strip()!r} is no amount", f"write {example}; units: {', '.join(UNITS)}")
-        found[unit] = int(amount)
-    if len(found) > most:
-        raise InputError("BUDGET_SYNTAX", f"{len(found)} amounts, {most} expected", "give one UNIT=AMOUNT")
-    return found
 
 
 def _opened(roles: tuple[Role, ...], token_file: TokenFile, ssh_key: SshKey) -> tuple[LocalStore, Actor]:

@@ -8,54 +8,52 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib import import_module
 
 import typer
-from temporalio.service import RPCError
 from typer.exceptions import TyperException
 
-from cli import (
-    approvals,
-    authority,
-    breakers,
-    checkpoints,
-    ci,
-    compiling,
-    doctor,
-    events,
-    fabric,
-    ga,
-    identity,
-    keys,
-    kill,
-    ledger,
-    output,
-    remediate,
-    store,
-    verify,
-)
+from cli import ci, output
 from schemas.error import Gen4Error, InfrastructureError, InputError
 
-app = typer.Typer(
-    name="gen4", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Repairs software autonomously, and proves what it did. Start with `gen4 doctor`, then `gen4 remediate --help`.",
-)  # fmt: skip
-fabric.register(app)
-doctor.register(app)
-remediate.register(app)
-compiling.register(app)
-ga.register(app)
-verify.register(app)
-approvals.register(app)
-events.register(app)
-store.register(app)
-identity.register(app)
-keys.register(app)
-kill.register(app)
-breakers.register(app)
-ledger.register(app)
-checkpoints.register(app)
-authority.register(app)
+WORDS: dict[str, tuple[str, ...]] = {
+    "fabric": ("up", "down", "status"),
+    "doctor": ("doctor",),
+    "remediate": ("remediate", "session"),
+    "compiling": ("compile",),
+    "ga": ("ga",),
+    "verify": ("verify",),
+    "approvals": ("approve", "reject", "approvals"),
+    "events": ("events", "sessions", "trajectory"),
+    "store": ("store",),
+    "identity": ("whoami", "tenant", "principal", "role", "lease"),
+    "keys": ("keys",),
+    "kill": ("kill",),
+    "breakers": ("breakers",),
+    "ledger": ("ledger",),
+    "checkpoints": ("checkpoints",),
+    "authority": ("authority",),
+}
+"""What each module registers. Only the one that is asked for is imported: all of them take most of a second."""
+
+
+def table(arguments: list[str]) -> typer.Typer:
+    """The command that ``arguments`` begin with; all of them where that is none."""
+    app = typer.Typer(
+        name="gen4", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Repairs software autonomously, and proves what it did. Start with `gen4 doctor`, then `gen4 remediate --help`.",
+    )  # fmt: skip
+    app.callback()(_gen4)
+    asked = [module for module, words in WORDS.items() if arguments and arguments[0] in words]
+    for module in asked or WORDS:
+        import_module(f"cli.{module}").register(app)
+    return app
+
+
+def _gen4() -> None:
+    """With a callback, a table of one command still wants its name."""
+
 
 INTERRUPTED = 130
 
@@ -63,7 +61,7 @@ INTERRUPTED = 130
 def run(arguments: list[str]) -> int:
     """Run one command and give its exit code; never raises."""
     try:
-        code = typer.main.get_command(app).main(arguments, prog_name="gen4", standalone_mode=False)
+        code = typer.main.get_command(table(arguments)).main(arguments, prog_name="gen4", standalone_mode=False)
         if code == INTERRUPTED:  # typer turns Ctrl-C into this code and says nothing
             output.say("interrupted; what was started goes on, see `gen4 status`" if "remediate" in arguments else "interrupted")
         return code if isinstance(code, int) else 0
@@ -80,14 +78,19 @@ def run(arguments: list[str]) -> int:
     except Gen4Error as error:
         output.explain(error, "--json" in arguments)
         return error.exit_code
-    except RPCError as error:  # the server cannot do it now, for instance because its disk is full
-        return _failed("TEMPORAL_FAILED", f"the Temporal server answers: {error}", arguments)
     except OSError as error:
         return _failed("SYSTEM_FAILED", str(error), arguments)
     except Exception as error:  # of whatever else, too, nobody may read a verdict out of the exit code
+        if _of_the_server(error):  # it cannot do it now, for instance because its disk is full
+            return _failed("TEMPORAL_FAILED", f"the Temporal server answers: {error}", arguments)
         for text in traceback.format_exc().splitlines():
             output.say(text)
         return _failed("UNEXPECTED", f"{type(error).__name__}: {error}", arguments)
+
+
+def _of_the_server(error: Exception) -> bool:
+    sdk = sys.modules.get("temporalio.service")  # whoever raised it has imported it
+    return sdk is not None and isinstance(error, sdk.RPCError)
 
 
 def _usage(error: TyperException, arguments: list[str]) -> int:

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
-from schemas.details import plain
 from schemas.error import Gen4Error
+from schemas.text import plain
 
 progress = Console(stderr=True, highlight=False, soft_wrap=True)
 results = Console(highlight=False, soft_wrap=True)

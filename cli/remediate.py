@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from temporalio.client import WorkflowExecutionStatus
 
 from cli import session
+from cli.amounts import parse_amounts
 from cli.fabric import Json, ensure
-from cli.ledger import parse_amounts
 from cli.output import emit, say, show
 from schemas.error import InputError
 from schemas.limits import LimitRequest

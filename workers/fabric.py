@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from activities.kernel.sandbox.backends import require_backend
-from activities.kernel.sandbox.rootfs import RootFilesystems
 from activities.record.home import Home
 from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
 from schemas.model import Payload
@@ -169,6 +167,9 @@ def prepare(settings: Settings, say: Callable[[str], None]) -> None:
     Raises:
         Gen4Error: what is missing besides, before any time goes into it; ROOTFS_BUILD_FAILED.
     """
+    from activities.kernel.sandbox.backends import require_backend  # clients and supervisor start nothing in a sandbox
+    from activities.kernel.sandbox.rootfs import RootFilesystems
+
     roots = RootFilesystems(cache_directory(settings_environment(settings)))
     if settings.executor_socket is not None or roots.present():
         return

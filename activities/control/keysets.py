@@ -15,13 +15,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import requests
 
 from schemas.canonical import StrictJsonError, strict_json
 from schemas.error import InfrastructureError
+
+if TYPE_CHECKING:
+    import requests
 
 REFRESH_S = 10.0
 """A key that is not known makes us ask again, but not more often than this: anybody can send any ``kid``."""
@@ -172,6 +173,8 @@ def _fetch(url: str) -> object:
 
 
 def _download(url: str) -> bytes | InfrastructureError:
+    import requests  # slow to import, and who could ask for keys mostly never does
+
     try:
         with requests.Session() as session:
             session.auth = _no_credentials

@@ -22,7 +22,7 @@ def test_ctrl_c_says_that_the_session_goes_on(monkeypatch: pytest.MonkeyPatch, c
     def remediate() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "app", app)
+    monkeypatch.setattr(main, "table", lambda arguments: app)
     assert main.run(["remediate"]) == main.INTERRUPTED
     assert "goes on" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ import pytest
 
 from activities.record.executions import ExecutionRow
 from activities.record.ledger import Ledger
-from cli.ledger import parse_amounts
+from cli.amounts import parse_amounts
 from cli.local import open_local
 from cli.main import run
 from cli.remediate import budget_of
