@@ -229,7 +229,7 @@ def _print(outputs: Outputs, result: SessionResult, report: Report) -> None:
             show(f"  attestations {outputs.attestations}")
     for check in report.refused[:_SHOWN]:
         where = " ".join(part for part in (check.member, check.reason) if part)
-        show(f"  {check.gate}: {check.code}: {where[:_TEXT]}")
+        show(f"  {check.gate}: {check.code}: {where[:_TEXT]}".removesuffix(": "))
         if check.remedy:
             show(f"    → {check.remedy}")
     if result.rejection is not None and result.rejection.report is not None:

@@ -52,8 +52,10 @@ def read_report(result: SessionResult) -> Report:
         return _accepted(result, Path(result.bundle or ""))
     if refused.report is not None:
         return _rejected(result, Path(refused.report))
-    checks = tuple(
-        RejectedCheck(gate="compile", code=code, reason=refused.message, remedy=refused.remedy) for code in refused.codes
+    first, *others = refused.codes or ("UNEXPECTED",)
+    checks = (  # one message, and one remedy, for all of them
+        RejectedCheck(gate="compile", code=first, reason=refused.message, remedy=refused.remedy),
+        *(RejectedCheck(gate="compile", code=code) for code in others),
     )
     undecided = refused.infrastructure or result.outcome == "failed"
     return Report(

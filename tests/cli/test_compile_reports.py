@@ -82,6 +82,14 @@ def test_exit_codes_tell_accepted_refused_and_broken_apart(tmp_path: Path) -> No
     assert read_report(RESULT.model_copy(update={"rejection": stopped, "outcome": "rejected"})).exit_code == 1
 
 
+def test_what_all_codes_of_a_refusal_share_is_said_once() -> None:
+    told = Rejection(stage="policy review", codes=("POLICY_DENIED", "request.budget"), message="too much", remedy="less")
+    checks = read_report(RESULT.model_copy(update={"rejection": told})).refused
+    assert [(check.code, check.reason, check.remedy) for check in checks] == [
+        ("POLICY_DENIED", "too much", "less"), ("request.budget", "", ""),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"a":1,"a":1}', b"\xff"])
 def test_a_report_that_cannot_be_read_is_never_a_pass(tmp_path: Path, data: bytes) -> None:
     (tmp_path / REPORT).write_bytes(data)
