@@ -126,6 +126,34 @@ def test_after(): assert thing.sign(1) == 1
     assert seen.run.codes == () and seen.coverage is not None and seen.coverage["thing.py"]["covered"] == [2, 3, 5, 8]
 
 
+def test_lines_of_fixtures_count_and_a_tracer_of_their_own_stays_with_its_test(bed: Any, plain: Environment) -> None:
+    files = {
+        "thing.py": "def up(): return 1\ndef down():\n    return 2\ndef seen():\n    return 3\ndef after():\n    return 4\n",
+        "test_a.py": """
+import pytest, sys, thing
+@pytest.fixture
+def around():
+    thing.up()
+    yield
+    thing.down()
+@pytest.fixture
+def own():
+    names = []
+    sys.settrace(lambda frame, *_: names.append(frame.f_code.co_name))
+    yield names
+    sys.settrace(None)
+def test_around(around): pass
+def test_own(own):
+    thing.seen()
+    assert "seen" in own
+def test_after(): thing.after()
+""",
+    }
+    seen = observe(bed, bed.tree(files), plain, measure=True)
+    assert set(seen.outcomes.values()) == {"passed"} and len(seen.outcomes) == 3
+    assert seen.coverage == {"thing.py": {"lines": [1, 2, 3, 4, 5, 6, 7], "covered": [1, 2, 3, 4, 6, 7]}}
+
+
 def test_without_a_tracer_the_run_says_so(tmp_path: Path) -> None:
     (tmp_path / "test_a.py").write_text("def test_a(): pass\n")
     spoken = speak("tests", job(tmp_path, measure=True, harness="/nonexistent"))

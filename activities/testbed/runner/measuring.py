@@ -26,7 +26,7 @@ class Lines:
     """Pytest plugin. Counts in all threads from the first conftest on; each :meth:`flush` reports what is new.
 
     Between the phases of tests it rests: to run Python code under a tracer takes several times as long, also where nothing of it
-    is counted, and what pytest and we do there is more than many a test does.
+    is counted, and what pytest and we do there is more than many a test does. What hooks of a conftest run there does not count.
     """
 
     def __init__(self, module: Any, work: str, report: Reporter) -> None:
