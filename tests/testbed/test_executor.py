@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
 import time
@@ -355,10 +356,15 @@ def test_a_run_is_made_again_where_the_executor_was_started_again(bed: Bed, plai
         runner.start()
         killer.join()
         doomed.process.wait()
+        old = doomed.home / "blobs" / "local" / "00" / ("0" * 64)
+        old.parent.mkdir(parents=True, exist_ok=True)
+        old.touch()
+        os.utime(old, (1, 1))
         again = start(doomed.home.parent)
         runner.join()
         again.terminate()
         again.wait()
+        assert not old.exists(), "what was not used for long is deleted at the start"
     assert runs[0].status == "passed" and runs[0].receipt is not None
 
 
