@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
+
+_LONE_RETURN = re.compile(r"\r(?!\n|\Z)")
 
 
 def fold(segment: str) -> str:
@@ -30,14 +33,12 @@ def is_plain_path(path: str) -> bool:
 
 
 def hidden_characters(text: str) -> Iterator[str]:
-    """Names (``U+202E``) of the characters that a reader cannot see or that reorder what he sees.
+    """Names (``U+202E``) of the characters that a reader cannot see or that reorder what he sees, each once.
 
-    Tab, line feed, form feed, and a carriage return before a line feed are ordinary.
+    Tab, line feed, form feed, and a carriage return before a line feed or at the end are ordinary.
     """
-    for index, char in enumerate(text):
-        if char == "\r" and text[index + 1 : index + 2] in ("\n", ""):
-            continue
-        if _unprintable(char) and char not in "\t\n\f":
+    for char in sorted(set(text)):
+        if _unprintable(char) and (_LONE_RETURN.search(text) if char == "\r" else char not in "\t\n\f"):
             yield f"U+{ord(char):04X}"
 
 
