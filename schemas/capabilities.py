@@ -233,9 +233,16 @@ class OtherExecutor(Payload):
 
 
 class RecallRuns(Payload):
-    """Runs of the default variant that may be in the run cache, one request for each tree."""
+    """Runs of the default variant that may be in the run cache, one request for each tree.
+
+    ``probe``: of the tree whose touched functions raise. Where base and patched tree, the two requests, are recalled, so is
+    the probe that tests what they show to be mended.
+    """
 
     requests: tuple[RunTests, ...]
+    probe: RunTests | None = None
+    named_targets: tuple[str, ...] = ()
+    waived_tests: tuple[str, ...] = ()
 
 
 class RecalledRuns(Payload):
@@ -243,6 +250,7 @@ class RecalledRuns(Payload):
 
     runs: tuple[tuple[TestRun, ...], ...]
     irreproducible: tuple[Sha256, ...] = ()
+    probe: TestRun | None = None
 
 
 class RememberRuns(Payload):
@@ -436,7 +444,6 @@ class RegressionInput(Payload):
     base: tuple[TestRun, ...] = ()
     patched: tuple[TestRun, ...] = ()
     environment: Environment | None = None
-    limits: Limits = Limits()
     waivers: tuple[Waiver, ...] = ()
     patched_environment: Environment | None = None
     """Of the patched tree, where it has its own; else both have ``environment``."""
@@ -476,7 +483,6 @@ class SealBundle(Payload):
     regression: GateReport
     determinism: GateReport
     rerun_bundle_digest: Digest
-    runs: int
     candidate_id: str
     explorer_name: str
     explorer_version: str

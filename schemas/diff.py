@@ -10,9 +10,7 @@ from schemas.gates import GateReport
 from schemas.limits import LimitRequest
 from schemas.model import Door, GitId, Payload
 from schemas.regression import Waivers
-from schemas.request import Budget, Rejection, Text
-
-_Word = Annotated[str, Field(min_length=1, max_length=4_096)]
+from schemas.request import Budget, Rejection, Text, Word
 
 
 class DiffRequest(Door):
@@ -26,7 +24,7 @@ class DiffRequest(Door):
     """For both commits; default: each from its own metadata, so that a change of dependencies shows."""
     runs: Annotated[int, Field(ge=2, le=10)] = 3
     """Of the tests, on each commit in turn. Two decide about tests; with fewer than three, timings prove nothing."""
-    benchmark: Annotated[tuple[_Word, ...], Field(max_length=256)] = ()
+    benchmark: Annotated[tuple[Word, ...], Field(max_length=256)] = ()
     """argv of a command whose time counts; run on both commits in turn, inside the sandbox."""
     benchmark_runs: Annotated[int, Field(ge=3, le=20)] = 5
     """Sandboxes of the benchmark on each commit."""

@@ -35,6 +35,23 @@ class CompileJob(Job):
     patch_ref: BlobRef | None = None
     cache: bool = True
     waivers: tuple[Waiver, ...] = ()
+    runs: int | None = None
+    """Of each tree; None: as policy says."""
+    benchmark: tuple[str, ...] = ()
+    benchmark_runs: int = 5
+
+    @property
+    def run_count(self) -> int:
+        return self.runs or self.context.config.runs
+
+    @property
+    def waived_tests(self) -> tuple[str, ...]:
+        """Test ids that may be lost."""
+        return tuple(waiver.subject for waiver in self.waivers if waiver.metric == "tests")
+
+    def candidate_id(self, patch_sha256: str) -> str:
+        """Of the candidate; a patch from CI has none, so its digest names it."""
+        return self.candidate.candidate_id if self.candidate else patch_sha256[:12]
 
 
 class ReleaseJob(Payload):

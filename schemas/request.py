@@ -15,6 +15,8 @@ from schemas.session import Outcome, State
 
 ReleaseMode = Literal["branch", "merge"]
 Text = Annotated[str, Field(min_length=1, max_length=8_192)]
+Word = Annotated[str, Field(min_length=1, max_length=4_096)]
+"""Of a command line."""
 NodeId = Annotated[str, Field(min_length=1, max_length=4_096)]
 
 
@@ -88,6 +90,13 @@ class CompileRequest(Door):
     cache: bool = True
     """Whether results of equal runs may be used again; False runs everything."""
     waivers: Waivers = ()
+    runs: Annotated[int, Field(ge=2, le=10)] | None = None
+    """Of the tests on each tree, side by side; default: as policy says, two. With three or more their times are compared,
+    unless the cache had them."""
+    benchmark: Annotated[tuple[Word, ...], Field(max_length=256)] = ()
+    """argv of a command whose time counts; run on both trees in turn, inside the sandbox, whatever the cache has."""
+    benchmark_runs: Annotated[int, Field(ge=3, le=20)] = 5
+    """Sandboxes of the benchmark on each tree."""
 
 
 class ApprovalSummary(Payload):

@@ -42,7 +42,7 @@ async def alone(
         if is_cancelled_exception(error):
             raise
         why = rejection_of(error, "intake")
-        raise invalid_input(f"{', '.join(why.codes)}: {why.message} — {why.remedy}") from None
+        raise invalid_input(f"{', '.join(why.codes)}: {why.message} — {why.remedy}", why.codes) from None
     label(context, phase, opening.repository, "medium")
     try:
         started()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 from schemas.capability import Capability, In, Out, queue_of
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 RETRY = RetryPolicy(
     initial_interval=timedelta(milliseconds=500),
@@ -55,6 +61,18 @@ async def call(
         summary=_cut(summary) if summary else None,
     )
     return result
+
+
+async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Both results. Where one raises, the other is cancelled and waited for, and that is raised."""
+    tasks = asyncio.ensure_future(first), asyncio.ensure_future(second)
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def _cut(text: str) -> str:

@@ -35,5 +35,7 @@ def plan_of(test_command: tuple[str, ...]) -> TestPlan:
         raise invalid_input(str(error)) from None
 
 
-def invalid_input(reason: str) -> ApplicationError:
-    return ApplicationError(plain(reason)[:2_000], type="InvalidInput", non_retryable=True)
+def invalid_input(reason: str, codes: tuple[str, ...] = ()) -> ApplicationError:
+    """``codes``: of what refused the input, where that was not its model."""
+    details = [{"codes": list(codes)}] if codes else []
+    return ApplicationError(plain(reason)[:2_000], *details, type="InvalidInput", non_retryable=True)

@@ -122,7 +122,7 @@ class GaDiff:
             judged = await call(JUDGE_RUNS, JudgeRuns(base=tuple(runs[0]), patched=tuple(runs[1])), summary="by test ids")
         request = RegressionInput(
             judged=judged, baseline_commit=base.base_commit, base_tree=base.base_tree, result_tree=head.base_tree,
-            base=tuple(runs[0]), patched=tuple(runs[1]), environment=before, patched_environment=after, limits=limits,
+            base=tuple(runs[0]), patched=tuple(runs[1]), environment=before, patched_environment=after,
             waivers=asked.waivers, base_scan=base_scan, patched_scan=head_scan, in_turn=True,
             base_benchmark=tuple(samples[0]), patched_benchmark=tuple(samples[1]),
         )  # fmt: skip

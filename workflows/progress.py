@@ -45,8 +45,8 @@ class Progress:
         self._show = show
 
     @contextmanager
-    def stage(self, name: str, note: str = "") -> Iterator[None]:
-        """A stage lasts as long as the block, however it ends.
+    def stage(self, name: str, note: str = "") -> Iterator[Callable[[str], None]]:
+        """A stage lasts as long as the block, however it ends; the block gets what notes what it is doing or found.
 
         Raises:
             asyncio.CancelledError: the workflow was cancelled while the step before ended by itself, which hides it.
@@ -57,7 +57,7 @@ class Progress:
         self.stages += (Stage(name=name, started_ms=now_ms(), note=note),)
         self._show()
         try:
-            yield
+            yield lambda text: self._replace(index, note=text)
         finally:
             self._replace(index, ended_ms=now_ms())
 

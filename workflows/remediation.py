@@ -138,7 +138,7 @@ class Remediation:
                     raise
                 refused = rejection_of(error, "intake")
                 remedy = f" — {refused.remedy}" if refused.remedy else ""
-                raise invalid_input(f"{', '.join(refused.codes)}: {refused.message}{remedy}") from None
+                raise invalid_input(f"{', '.join(refused.codes)}: {refused.message}{remedy}", refused.codes) from None
         label(self._context, "control", asked.repository, "high" if asked.release.mode == "merge" else "medium")
 
     async def _review(self, asked: RemediationRequest) -> None:

@@ -18,6 +18,7 @@ from schemas.capabilities import (
     FindOther,
     ImportedPatch,
     Judged,
+    RecalledRuns,
     RecallRuns,
     RememberRuns,
     RunTests,
@@ -50,6 +51,11 @@ class Runs:
         return all(run.cached for run in self.all)
 
     @property
+    def in_turn(self) -> bool:
+        """Both trees were run as often, side by side: only then their times can be compared."""
+        return len(self.base) == len(self.patched) and not any(run.cached for run in self.all)
+
+    @property
     def executors(self) -> tuple[str, ...]:
         """Hints of the executors that ran them."""
         return tuple(sorted({run.executor for run in self.all if run.executor}))
@@ -60,48 +66,58 @@ class Runs:
 
 
 class TreeRuns:
-    """``measured``: False only for workflows that began before runs were measured, recalled and put to the proof."""
+    """``irreproducible``: keys of runs that agreed among themselves, but not with those of an earlier Compile."""
 
-    def __init__(self, job: CompileJob, progress: Progress, *, measured: bool) -> None:
+    def __init__(self, job: CompileJob, progress: Progress) -> None:
         self._job = job
         self._progress = progress
-        self._measured = measured
         self.irreproducible: tuple[str, ...] = ()
-        """Keys of runs that agreed among themselves, but not with those of an earlier Compile."""
 
-    async def verdict_runs(self, imported: ImportedPatch, environment: Environment, runs: int) -> Runs:
-        """``runs`` of each tree, or the agreed ones of an earlier Compile."""
-        return await self._both(imported, environment, ("base", "patched"), runs, recall=self._job.cache)
+    async def verdict_runs(self, imported: ImportedPatch, environment: Environment) -> tuple[Runs, TestRun | None]:
+        """As many of each tree as the job wants, in turn, or the agreed ones of an earlier Compile; with these its probe."""
+        base = self._request(self._job.source.base_tree, environment, "base")
+        patched = self._request(imported.harness_tree, environment, "patched")
+        known = await self._recalled(base, patched, imported, environment)
+        wanted = self._job.run_count
+        kept = [runs[:wanted] if len(runs) >= wanted else () for runs in known.runs]
+        if all(kept):
+            return Runs(*kept), known.probe
+        made = await self._in_turn(*(None if runs else request for runs, request in zip(kept, (base, patched), strict=True)))
+        return Runs(kept[0] or made[0], kept[1] or made[1]), None
 
     async def rerun(self, imported: ImportedPatch, environment: Environment, first: Runs) -> Runs:
-        """One run of each tree, with another executor where there is one. What this Compile has just run itself is never
-        taken for it."""
-        if not self._measured or first.reused:
-            return await self._both(imported, environment, ("rerun", "rerun"), 1, recall=self._job.cache and first.reused)
+        """One run of each tree, with another executor where there is one. Only where all of ``first`` was recalled, so may it."""
+        base = self._request(self._job.source.base_tree, environment, "rerun")
+        patched = self._request(imported.harness_tree, environment, "rerun")
+        if first.reused:
+            known = (await call(RECALL_RUNS, RecallRuns(requests=(base, patched)), summary="has it been run before?")).runs
+            if all(known):
+                return Runs(*(runs[-1:] for runs in known))
+            return await self._once(base, patched)
         other = await call(FIND_OTHER, FindOther(executors=first.executors), summary="is there another executor?")
-        if other.queue is not None:
-            try:
-                return await self._both(imported, environment, ("rerun", "rerun"), 1, recall=False, queue=other.queue)
-            except ActivityError as error:
-                if not isinstance(error.cause, TimeoutError):
-                    raise
-        return await self._both(imported, environment, ("rerun", "rerun"), 1, recall=False)
+        if other.queue is None:
+            return await self._once(base, patched)
+        try:
+            return await self._once(base, patched, other.queue)
+        except ActivityError as error:
+            if not isinstance(error.cause, TimeoutError):
+                raise
+            return await self._once(base, patched)
 
     async def probe(self, imported: ImportedPatch, environment: Environment, judged: Judged) -> TestRun | None:
         """The mended tests while the touched functions raise; None where the patch touches no function."""
-        if not self._measured or imported.probe_tree is None or not judged.mended:
+        if imported.probe_tree is None or not judged.mended:
             return None
         with self._progress.stage("raise probe"):
             request = self._request(imported.probe_tree, environment, "probe", variant=RunVariant(only=judged.mended))
-            recalled = await self._recalled((request,))
-            return recalled[0][0] if recalled[0] else await call(RUN_TESTS, request, summary="touched functions raise")
+            return await call(RUN_TESTS, request, summary="touched functions raise")
 
     async def diagnostics(self, imported: ImportedPatch, environment: Environment, runs: Runs) -> tuple[DiagnosticRun, ...]:
         """Runs with another hash seed and in reversed order: of the patched tree, and of base where one of them differs.
 
         Where equal runs disagree, both trees are run, and also with a clock that stands.
         """
-        if not self._measured or runs.reused:
+        if runs.reused:
             return ()
         with self._progress.stage("diagnostics"):
             standing = RunVariant(clock=self._job.source.commit_time)
@@ -114,34 +130,47 @@ class TreeRuns:
     async def remember(self, *groups: Iterable[TestRun]) -> None:
         """Agreed runs enter the cache; which of them may is decided there, and whether they contradict what it had."""
         fresh = tuple(tuple(group) for group in groups if not all(run.cached for run in group))
-        if self._measured and fresh:
+        if fresh:
             remembered = await call(REMEMBER_RUNS, RememberRuns(groups=fresh), summary="for equal runs")
             self.irreproducible += remembered.conflicts
 
-    async def _both(
-        self, imported: ImportedPatch, environment: Environment, purposes: tuple[Purpose, Purpose], runs: int, *, recall: bool,
-        queue: str | None = None,
-    ) -> Runs:  # fmt: skip
-        base = self._request(self._job.source.base_tree, environment, purposes[0])
-        patched = self._request(imported.harness_tree, environment, purposes[1])
-        recalled = await self._recalled((base, patched)) if recall else ((), ())
-        return Runs(
-            recalled[0][:runs] or await self._repeated(base, "base tree", runs, queue),
-            recalled[1][:runs] or await self._repeated(patched, "patched tree", runs, queue),
+    async def _recalled(
+        self, base: RunTests, patched: RunTests, imported: ImportedPatch, environment: Environment
+    ) -> RecalledRuns:
+        if not self._job.cache:
+            return RecalledRuns(runs=((), ()))
+        probe = self._request(imported.probe_tree, environment, "probe") if imported.probe_tree else None
+        request = RecallRuns(
+            requests=(base, patched), probe=probe, named_targets=self._job.failing_tests, waived_tests=self._job.waived_tests
         )
-
-    async def _recalled(self, requests: tuple[RunTests, ...]) -> tuple[tuple[TestRun, ...], ...]:
-        if not self._measured or not self._job.cache:
-            return ((),) * len(requests)
-        found = await call(RECALL_RUNS, RecallRuns(requests=requests), summary="has it been run before?")
+        found = await call(RECALL_RUNS, request, summary="has it been run before?")
         self.irreproducible += found.irreproducible
-        return found.runs
+        return found
 
-    async def _repeated(self, request: RunTests, name: str, runs: int, queue: str | None) -> tuple[TestRun, ...]:
-        with self._progress.stage(f"run {name}"):
-            numbered = (request.model_copy(update={"ordinal": ordinal}) for ordinal in range(1, runs + 1))
-            calls = (call(RUN_TESTS, one, summary=f"{name}, run {one.ordinal}", queue=queue) for one in numbered)
-            return tuple(await asyncio.gather(*calls))
+    async def _in_turn(
+        self, base: RunTests | None, patched: RunTests | None
+    ) -> tuple[tuple[TestRun, ...], tuple[TestRun, ...]]:
+        """Run what is not None, both trees side by side: what slows the machine for a while slows them alike."""
+        made: tuple[list[TestRun], list[TestRun]] = ([], [])
+        with self._progress.stage("run both trees" if base and patched else "run one tree"):
+            for ordinal in range(1, self._job.run_count + 1):
+                calls = [
+                    self._run(request, name, runs, ordinal)
+                    for request, name, runs in zip((base, patched), ("base", "patched"), made, strict=True) if request
+                ]  # fmt: skip
+                await asyncio.gather(*calls)
+        return tuple(made[0]), tuple(made[1])
+
+    async def _run(self, request: RunTests, name: str, runs: list[TestRun], ordinal: int) -> None:
+        numbered = request.model_copy(update={"ordinal": ordinal})
+        runs.append(await call(RUN_TESTS, numbered, summary=f"{name} tree, run {ordinal}"))
+
+    async def _once(self, base: RunTests, patched: RunTests, queue: str | None = None) -> Runs:
+        ran = await asyncio.gather(
+            call(RUN_TESTS, base, summary="base tree, re-run", queue=queue),
+            call(RUN_TESTS, patched, summary="patched tree, re-run", queue=queue),
+        )
+        return Runs((ran[0],), (ran[1],))
 
     async def _diagnose(
         self, tree: str, name: Literal["base", "patched"], environment: Environment, variants: tuple[RunVariant, ...]
@@ -157,7 +186,7 @@ class TreeRuns:
         return RunTests(
             tree=tree, environment=environment, plan=self._job.plan, limits=self._job.limits,
             commit_time=self._job.source.commit_time, purpose=purpose, variant=variant,
-            measure=self._measured and self._job.plan.runner == "pytest" and purpose in ("base", "patched", "rerun"),
+            measure=purpose in ("base", "patched", "rerun"),
         )  # fmt: skip
 
 

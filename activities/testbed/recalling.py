@@ -19,10 +19,11 @@ from schemas.capabilities import (
     RunTests,
 )
 from schemas.error import Gen4Error
-from schemas.testing import RunVariant, TestRun
-from schemas.verdict import MINIMUM_RUNS
+from schemas.testing import Outcomes, RunVariant, TestRun
+from schemas.verdict import MINIMUM_RUNS, PROBED, judge, mended_tests
 
 _RUNS: TypeAdapter[tuple[TestRun, ...]] = TypeAdapter(tuple[TestRun, ...])
+_OUTCOMES: TypeAdapter[Outcomes] = TypeAdapter(Outcomes)
 
 
 class Recalling:
@@ -36,9 +37,11 @@ class Recalling:
         tenant_id = acting().keys.tenant_id
         keys = [run_key(one, tenant_id) for one in request.requests]
         known = self._cache.recall(keys)
+        runs = tuple(self._hit(one, known.get(key)) for one, key in zip(request.requests, keys, strict=True))
         return RecalledRuns(
-            runs=tuple(self._hit(one, known.get(key)) for one, key in zip(request.requests, keys, strict=True)),
+            runs=runs,
             irreproducible=tuple(dict.fromkeys(key for key in keys if key in known and known[key].state == "irreproducible")),
+            probe=self._probe(request, runs) if request.probe is not None and all(runs) else None,
         )
 
     def remember(self, request: RememberRuns) -> RememberedRuns:
@@ -56,6 +59,16 @@ class Recalling:
             if kept == "conflict":
                 conflicts.append(agreed.run_key)
         return RememberedRuns(stored=stored, conflicts=tuple(conflicts))
+
+    def _probe(self, request: RecallRuns, runs: tuple[tuple[TestRun, ...], ...]) -> TestRun | None:
+        """The probe of exactly the tests that these runs show to be mended."""
+        base, patched = (_OUTCOMES.validate_python(self._blobs.get_json(each[0].outcomes)) for each in runs)
+        only = mended_tests(judge(base, patched, request.named_targets, request.waived_tests), patched)[:PROBED]
+        if request.probe is None or not only:
+            return None
+        probe = request.probe.model_copy(update={"variant": RunVariant(only=only)})
+        key = run_key(probe, acting().keys.tenant_id)
+        return next(iter(self._hit(probe, self._cache.recall([key]).get(key))), None)
 
     def _hit(self, request: RunTests, entry: CacheEntry | None) -> tuple[TestRun, ...]:
         """The agreed runs, or none where anything that they refer to is gone, or was not measured."""
