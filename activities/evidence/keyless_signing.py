@@ -24,6 +24,7 @@ from sigstore_models.bundle.v1 import Bundle
 
 from activities.evidence import keyless
 from activities.evidence.log_entries import KEY_DETAILS, by_public_key
+from activities.evidence.short_answers import shorten
 from activities.evidence.signing import SignedStatement
 from activities.evidence.sigstore_material import read_sigstore_bundle
 from activities.kernel import dsse
@@ -35,6 +36,7 @@ from schemas.trust import Trusted
 TIMEOUT_S = 60.0
 """A log answers when its next checkpoint is out: a second with Rekor v2's usual settings, twenty at worst."""
 _CONFIG_LIMIT = 1024 * 1024
+_NAME_CONFIG = "name a client trust configuration"
 _TOKEN_LIMIT = 65_536
 _RENEW = "put a fresh token with audience sigstore into the file that GEN4_IDENTITY_TOKEN_FILE names"
 _SERVICES = "see that the services of GEN4_SIGSTORE_CONFIG answer; it is tried again"
@@ -53,7 +55,9 @@ def sign(statement: bytes, trust_config_json: str, identity_token: str, *, timeo
     token = _identity(identity_token)
 
     def work() -> str:
-        with SigningContext.from_trust_config(config).signer(token) as signer:
+        context = SigningContext.from_trust_config(config)
+        shorten(context._fulcio, context._rekor, *context._tsa_clients)
+        with context.signer(token) as signer:
             return signer.sign_dsse(Statement(statement)).to_json()
 
     bundle = jcs(json.loads(_within(timeout_s, work)))
@@ -89,13 +93,20 @@ def add_proof_of_time(bundle: bytes, spki: bytes, trust_config_json: str, *, log
     }
 
     def work() -> dict[str, Any]:
+        logs = services.get_tlogs()[:1] if log else []
+        shorten(*stampers, *logs)
         stamps = [{"signedTimestamp": _b64(one.request_timestamp(signature).as_bytes())} for one in stampers]
-        entries = [services.get_tlogs()[0].create_entry(request)._inner.to_dict()] if log else []
+        entries = [one.create_entry(request)._inner.to_dict() for one in logs]
         return {"timestampVerificationData": {"rfc3161Timestamps": stamps}, "tlogEntries": entries}
 
     document = strict_json(bundle)
     document["verificationMaterial"] |= _within(timeout_s, work)
     return jcs(Bundle.from_json(jcs(document)).to_dict())
+
+
+def read_config(path: Path) -> str:
+    """Raises InputError SIGSTORE_CONFIG."""
+    return _read(path, _CONFIG_LIMIT, InputError, "SIGSTORE_CONFIG", _NAME_CONFIG)
 
 
 def trusted_root_document(trust_config_json: str) -> str:
@@ -115,7 +126,7 @@ class KeylessSigner:
     profile: Literal["keyless"] = "keyless"
 
     def __init__(self, config_file: Path, token_file: Path, identity: str | None = None) -> None:
-        self._config = _read(config_file, _CONFIG_LIMIT, InputError, "SIGSTORE_CONFIG", "name a client trust configuration")
+        self._config = read_config(config_file)
         self.root_document = trusted_root_document(self._config)
         self._token_file = token_file
         self._identity = identity

@@ -7,20 +7,16 @@ from typing import Literal
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from activities.evidence.keyless_signing import add_proof_of_time, trusted_root_document
+from activities.evidence.keyless_signing import add_proof_of_time, read_config, trusted_root_document
 from activities.evidence.signing import SignedStatement, Signer
 from schemas.canonical import sha256_hex
-from schemas.error import InputError
 from schemas.evidence import BUILDER_ID
 from schemas.trust import Trusted
 
 
 def timed(key: Signer, config: Path, proof: Literal["timestamp", "log"]) -> TimedSigner:
     """Raises InputError SIGSTORE_CONFIG."""
-    try:
-        return TimedSigner(key, config.read_text(encoding="utf-8"), proof)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("SIGSTORE_CONFIG", f"cannot read {config}: {error}", "name a client trust configuration") from error
+    return TimedSigner(key, read_config(config), proof)
 
 
 class TimedSigner(Signer):

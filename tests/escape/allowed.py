@@ -59,6 +59,7 @@ ALLOWED: dict[str, dict[Power, str]] = {
     "activities/forge/targets.py": {"git": "refs of the target, before and after the push"},
     "activities/policy/bundle.py": {"process": "`opa build` of our own policies"},
     "activities/policy/opa.py": {"network": "the policy engine on loopback"},
+    "activities/evidence/short_answers.py": {"network": "bounds what the signing services answer"},
     "activities/evidence/keyless_signing.py": {"network": "the signing services that the operator names"},
     # --- workers and the command line --------------------------------------------------------------------------------
     "workers/authority/server.py": {"network": "the development authority, on loopback"},

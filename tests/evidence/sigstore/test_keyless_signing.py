@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import pytest
 
 from activities.evidence import keyless
 from activities.evidence.keyless_signing import KeylessSigner, sign, trusted_root_document
+from activities.evidence.short_answers import ANSWER_LIMIT
 from activities.evidence.signing import StatementSigner
 from schemas.error import InfrastructureError, InputError, Refused
 from schemas.evidence import PAYLOAD_TYPE
@@ -124,6 +129,47 @@ def test_services_that_do_not_answer_fail_within_their_time(service: str, author
 def test_services_that_are_not_there_are_a_failure_of_the_machine(service: str, authority: Authority) -> None:
     with pytest.raises(InfrastructureError, match="SIGNING_SERVICE"):
         sign(STATEMENT, redirected(authority.config, service, "http://127.0.0.1:1/x"), authority.token())
+
+
+class _Endless(BaseHTTPRequestHandler):
+    """Answers with zeros until nobody reads any more; packed, they are few bytes each."""
+
+    def do_POST(self) -> None:
+        packed = self.path.startswith("/packed")
+        self.send_response(200)
+        if packed:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        data = gzip.compress(bytes(ANSWER_LIMIT + 1)) if packed else bytes(1 << 16)
+        with suppress(OSError):
+            while self.wfile.write(data) and not packed:
+                self.server.sent += len(data)  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def endless() -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Endless) as server:
+        server.sent = 0  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("path", ["raw", "packed"])
+@pytest.mark.parametrize("service", ["caUrls", "rekorTlogUrls", "tsaUrls"])
+def test_services_that_answer_without_end_are_not_read_to_it(
+    service: str, path: str, authority: Authority, endless: ThreadingHTTPServer
+) -> None:
+    url = f"http://127.0.0.1:{endless.server_port}/{path}"
+    why = "signed timestamp" if service == "tsaUrls" else f"{ANSWER_LIMIT} bytes"
+    with pytest.raises(InfrastructureError, match=f"SIGNING_SERVICE: .*{why}"):
+        sign(STATEMENT, redirected(authority.config, service, url), authority.token(), timeout_s=20.0)
+    assert endless.sent < 8 * ANSWER_LIMIT  # type: ignore[attr-defined]
+    endless.sent = 0  # type: ignore[attr-defined]
 
 
 def test_what_another_log_says_is_not_passed_on(authority: Authority, stranger: Authority, token_file: Path) -> None:
