@@ -21,7 +21,7 @@ class _Short(HTTPAdapter):
             if len(content) > ANSWER_LIMIT:
                 response.close()
                 raise requests.ConnectionError(f"the answer has more than {ANSWER_LIMIT} bytes")
-        response._content = bytes(content)  # type: ignore[attr-defined]  # where ``content`` finds what was read
+        response._content = bytes(content)  # where ``content`` finds what was read
         return response
 
 
