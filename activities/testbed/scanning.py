@@ -6,19 +6,20 @@ object store has, so that no text of a file, which may be a secret, leaves the s
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
 from activities.record.blobs import BlobStore
-from activities.record.objects import ObjectStore
+from activities.record.objects import Change, ObjectStore
 from activities.testbed.harness import collect, describe_end, start
 from activities.testbed.protocol import HarnessBroken, parse_line
 from schemas.canonical import sha256_hex
@@ -31,6 +32,8 @@ SCANNERS = Path(__file__).resolve().parents[2] / "deploy" / "sandbox" / "scanner
 _LARGEST_SOURCE = 4 * 1024 * 1024
 _LARGEST_TEXT = 1024 * 1024
 _MOST_FILES = 5_000
+_MOST_BYTES = 256 * 1024 * 1024
+"""Of all files that are scanned together: they are in memory at once."""
 _MOST_GONE = 1_000
 _EMPTY_BLOB = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 _UNSCANNED = "UNSCANNED"
@@ -54,11 +57,13 @@ class Missing:
 
 @dataclass(frozen=True)
 class _File:
-    """``name``: in the sandbox, where paths of the tree are not needed."""
+    """``name``: in the sandbox, where paths of the tree are not needed; ``data``: nothing of a file that is too large."""
 
     name: str
     path: str
-    data: bytes
+    oid: str
+    size: int
+    data: bytes = b""
 
     @property
     def is_source(self) -> bool:
@@ -66,7 +71,7 @@ class _File:
 
     @property
     def is_too_large(self) -> bool:
-        return len(self.data) > (_LARGEST_SOURCE if self.is_source else _LARGEST_TEXT)
+        return self.size > (_LARGEST_SOURCE if self.is_source else _LARGEST_TEXT)
 
 
 class Scanner:
@@ -84,44 +89,40 @@ class Scanner:
         changes = self._objects.changes(request.against, request.tree)
         emptied = {one.path for one in changes if one.status == "M" and one.new_oid == _EMPTY_BLOB}
         gone = tuple(_shown(one.path) for one in changes if one.status == "D" or one.path in emptied)[:_MOST_GONE]
-        files_of_tree = (entry for entry in self._objects.entries(request.tree) if entry.type == "blob")
-        size = sum(entry.size or 0 for entry in files_of_tree if not is_test_path(entry.path))
-        wanted = [
-            (change.path, change.new_oid) for change in changes if change.status != "D" and change.new_mode.startswith("100")
-        ]  # fmt: skip
-        seen = self._look(wanted, scanners, request.limits, heartbeat)
+        sizes = {entry.path: entry.size for entry in self._objects.entries(request.tree)}
+        size = sum(size for path, size in sizes.items() if not is_test_path(path))
+        wanted = [change for change in changes if change.status != "D" and change.new_mode.startswith("100")]
+        files = [_named(number, change, sizes[change.path]) for number, change in enumerate(wanted)]
+        seen = self._look(files, scanners, request.limits, heartbeat)
         return seen.model_copy(update={"size_bytes": size, "gone": gone})
 
-    def _look(
-        self, wanted: Sequence[tuple[str, str]], scanners: Path | Missing, limits: Limits, heartbeat: Heartbeat
-    ) -> ScannedTree:
-        if len(wanted) > _MOST_FILES:
-            message = f"{len(wanted)} files differ, more than the {_MOST_FILES} that are scanned"
+    def _look(self, files: list[_File], scanners: Path | Missing, limits: Limits, heartbeat: Heartbeat) -> ScannedTree:
+        total = sum(file.size for file in files if not file.is_too_large)
+        if len(files) > _MOST_FILES or total > _MOST_BYTES:
+            most = f"the {_MOST_FILES} files of {_MOST_BYTES} bytes"
+            message = f"{len(files)} files of {total} bytes differ, more than {most} that are scanned"
             return ScannedTree(findings=None, message=message, files=0, size_bytes=0)
         if isinstance(scanners, Missing):
             message = f"the index does not have the scanners: {scanners.why}"
             return ScannedTree(findings=None, message=message, scanners_missing=True, files=0, size_bytes=0)
-        files = list(self._files(wanted))
         findings, tools, message = self._look_at(files, limits, scanners, heartbeat) if files else ([], {}, "")
         if findings is None:
             return ScannedTree(findings=None, message=message, files=len(files), size_bytes=0)
         stored = self._blobs.put_json([finding.model_dump(mode="json") for finding in findings])
         return ScannedTree(findings=stored, files=len(files), size_bytes=0, tools=tools)
 
-    def _files(self, wanted: Sequence[tuple[str, str]]) -> Iterable[_File]:
-        contents = self._objects.read_many(oid for _, oid in wanted)
-        for number, ((path, _), (_, data)) in enumerate(zip(wanted, contents, strict=True)):
-            suffix = _SUFFIX.search(path)
-            yield _File(f"{number}{suffix.group().lower() if suffix else ''}", path, data)
+    def _read(self, files: Sequence[_File]) -> list[_File]:
+        contents = self._objects.read_many(file.oid for file in files)
+        return [dataclasses.replace(file, data=data) for file, (_, data) in zip(files, contents, strict=True)]
 
     def _look_at(
         self, files: list[_File], limits: Limits, scanners: Path, heartbeat: Heartbeat
     ) -> tuple[list[Finding] | None, dict[str, str], str]:
         unread = [_unscanned("bandit", file, "medium") for file in files if file.is_source and file.is_too_large]
-        files = [file for file in files if not file.is_too_large]
+        files = self._read([file for file in files if not file.is_too_large])
         job = {
             "python": [file.name for file in files if file.is_source],
-            "texts": [file.name for file in files if len(file.data) <= _LARGEST_TEXT and b"\0" not in file.data],
+            "texts": [file.name for file in files if file.size <= _LARGEST_TEXT and b"\0" not in file.data],
         }
         with start(
             self._backend, self._root, mode="scan", job=job, limits=limits, environment=scanners,
@@ -145,6 +146,11 @@ class Scanner:
         return sorted([*findings, *unread], key=lambda one: (one.path, one.line, one.tool, one.rule)), versions, ""
 
 
+def _named(number: int, change: Change, size: int) -> _File:
+    suffix = _SUFFIX.search(change.path)
+    return _File(f"{number}{suffix.group().lower() if suffix else ''}", change.path, change.new_oid, size)
+
+
 def _finding(document: dict[str, Any], files: dict[str, _File]) -> Finding:
     file, rule, tool = files[document["file"]], str(document["rule"]), document["tool"]
     lines = file.data.splitlines()
@@ -163,7 +169,7 @@ def _unscanned(tool: Literal["bandit", "detect-secrets"], file: _File, severity:
     content = f"{tool}\0{_UNSCANNED}\0".encode()
     return Finding(
         tool=tool, rule=_UNSCANNED, severity=severity, path=_shown(file.path), line=1, message="not scanned",
-        fingerprint=sha256_hex(os.fsencode(file.path) + b"\0" + content), content=sha256_hex(content + file.data),
+        fingerprint=sha256_hex(os.fsencode(file.path) + b"\0" + content), content=sha256_hex(content + file.oid.encode()),
     )  # fmt: skip
 
 

@@ -83,7 +83,11 @@ def test_names_that_are_no_text(scan: Scan) -> None:
 def test_a_change_of_too_many_files_is_not_scanned_and_says_so(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("activities.testbed.scanning._MOST_FILES", 2)
     result, findings = scan({}, {"a": "1", "b": "2", "c": "3"})
-    assert result.findings is None and "3 files differ, more than the 2" in result.message and findings == []
+    assert result.findings is None and "3 files of 3 bytes differ, more than the 2 files" in result.message and findings == []
+    monkeypatch.setattr("activities.testbed.scanning._MOST_FILES", 3)
+    monkeypatch.setattr("activities.testbed.scanning._MOST_BYTES", 3)
+    assert scan({}, {"a": "12", "b": "34"})[0].findings is None
+    assert scan({}, {"a": "12", "b": "3", "large.bin": "#" * (2 << 20)})[0].findings is not None, "it is not read"
 
 
 def test_an_index_without_the_scanners_is_no_fault_of_the_tree(bed: Bed, root, backend) -> None:  # type: ignore[no-untyped-def]
