@@ -172,7 +172,7 @@ def test_scans_that_no_executor_vouches_for(fabric: Fabric, honest: SealBundle) 
 
 
 def test_a_scan_that_is_left_out_measured_nothing(fabric: Fabric, honest: SealBundle) -> None:
-    for left_out in ({"patched_scan": None},):
+    for left_out in ({"base_scan": None, "patched_scan": None}, {"patched_scan": None}):
         assert refusal(fabric, honest, **left_out).code == "GATE_MISMATCH"
         kept = [one.name for one in stamp_of(fabric, judged(fabric, honest.model_copy(update=left_out))).gates.regression.metrics]
         assert kept == [name for name in MEASURED if name not in ("security", "size")]
