@@ -25,6 +25,8 @@ from schemas.testing import Environment, Limits, Outcomes, TestRun
 EXAMPLES = Path(__file__).parent / "examples"
 KEYS = TraceKeys(tenant_id="local", trace_id="trace", session_id="session", task_id="task")
 LIMITS = Limits(wall_ms=120_000, test_ms=2_000, memory_mb=1_024, disk_mb=256)
+IMPATIENT = LIMITS.model_copy(update={"test_ms": 500})
+"""For programs that never end: each look at them takes as long as a test may."""
 COMMIT_TIME = 1_700_000_000
 
 
@@ -46,6 +48,7 @@ class Case:
     localization: Localization
     suspects: list[Suspect]
     named: tuple[str, ...]
+    limits: Limits
 
 
 @dataclass
@@ -66,37 +69,36 @@ class Bed:
         ).stdout.decode().strip()  # fmt: skip
         return self.objects.write_tree(empty, dict(files))
 
-    def case(self, files: Mapping[str, bytes], named: tuple[str, ...] = ()) -> Case:
+    def case(self, files: Mapping[str, bytes], named: tuple[str, ...] = (), limits: Limits = LIMITS) -> Case:
         tree = self.tree(files)
         assert self.environment is not None
         run = RunTests(
             tree=tree,
             environment=self.environment,
             plan=parse_test_command(()),
-            limits=LIMITS,
+            limits=limits,
             commit_time=COMMIT_TIME,
             purpose="base",
         )
         baseline = self.testbed.run(run, self.beat)
         outcomes: Outcomes = self.blobs.get_json(baseline.outcomes)
         targets = targets_of(outcomes, named)
-        job = trace_job(Localize(**self.common(tree, baseline, named)), outcomes, targets)
-        with self.testbed.session(tree, self.environment, run.plan, LIMITS, "trace", job, commit_time=COMMIT_TIME) as process:
+        job = trace_job(Localize(**self.common(tree, baseline, named, limits)), outcomes, targets)
+        with self.testbed.session(tree, self.environment, run.plan, limits, "trace", job, commit_time=COMMIT_TIME) as process:
             suspects, tests = read_spectra(process, targets, outcomes, self.beat)
         ranking = self.blobs.put_json([suspect.model_dump(mode="json") for suspect in suspects])
         localization = Localization(ranking=ranking, suspects=len(suspects), targets=targets, tests=tests)
-        return Case(tree, baseline, outcomes, localization, suspects, named)
+        return Case(tree, baseline, outcomes, localization, suspects, named, limits)
 
-    def common(self, tree: str, baseline: TestRun, named: tuple[str, ...]) -> dict[str, Any]:
+    def common(self, tree: str, baseline: TestRun, named: tuple[str, ...], limits: Limits = LIMITS) -> dict[str, Any]:
         return {
-            "base_tree": tree, "environment": self.environment, "plan": parse_test_command(()), "limits": LIMITS,
+            "base_tree": tree, "environment": self.environment, "plan": parse_test_command(()), "limits": limits,
             "commit_time": COMMIT_TIME, "baseline": baseline, "named_targets": named,
         }  # fmt: skip
 
     def request(self, case: Case, keep: int = 3, wall_ms: int = 60_000) -> Repair:
-        return Repair(
-            **self.common(case.tree, case.baseline, case.named), localization=case.localization, keep=keep, wall_ms=wall_ms
-        )
+        common = self.common(case.tree, case.baseline, case.named, case.limits)
+        return Repair(**common, localization=case.localization, keep=keep, wall_ms=wall_ms)
 
     def repair(self, case: Case, key: str, heartbeat: Callable[[], None] | None = None, **options: int) -> Exploration:
         stores = Stores(self.blobs, self.objects, self.cursors, self.testbed)
