@@ -1,4 +1,4 @@
-"""The checkpoint key: it lives with the signer, and what it signs can be verified by all who have its public half."""
+"""The checkpoint key, which the worker holds; what it signs can be verified by all who have its public half."""
 
 from __future__ import annotations
 
