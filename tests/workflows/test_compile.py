@@ -64,6 +64,7 @@ def test_a_patch_that_does_not_apply_is_a_reason_not_a_crash(fabric: Fabric, rep
     result = fabric.result(fabric.start({"repository": str(path), "ref": "main", "patch": patch}, kind="Compile"))
     assert result.outcome == "rejected"
     assert result.codes == ("PATCH_DOES_NOT_APPLY",)
+    assert result.rejection is not None and result.rejection.report == str(fabric.home.bundles / "rejection")
 
 
 def test_an_unknown_ref_is_named(fabric: Fabric, repository: Make) -> None:
@@ -154,3 +155,40 @@ def test_a_base_that_contradicts_itself_is_run_anew_and_judged_by_that(fabric: F
     finally:
         fabric.bed.mood = False
     assert fabric.result(fabric.start(request, kind="Compile")).rejection is None
+
+
+def test_times_are_compared_only_of_runs_that_this_compile_made_side_by_side(fabric: Fabric, repository: Make) -> None:
+    path = repository()
+    request = {"repository": str(path), "ref": "main", "patch": patch_of(path, FIXED + b"# timed\n"), "runs": 3}
+    before = len(fabric.notary.sealed)
+    for _ in range(2):
+        assert fabric.result(fabric.start(request, kind="Compile")).rejection is None
+    made, recalled = fabric.notary.sealed[before:]
+    assert [len(runs) for runs in (made.base_runs, made.patched_runs, recalled.base_runs)] == [3, 3, 3]
+    assert (made.in_turn, recalled.in_turn) == (True, False)
+
+
+def test_fewer_runs_in_the_cache_than_asked_for_are_none(fabric: Fabric, repository: Make) -> None:
+    path = repository()
+    request = {"repository": str(path), "ref": "main", "patch": patch_of(path, FIXED + b"# two, then three\n")}
+    before = len(fabric.notary.sealed)
+    for wanted in ({}, {"runs": 3}):
+        assert fabric.result(fabric.start({**request, **wanted}, kind="Compile")).rejection is None
+    assert [len(sealed.patched_runs) for sealed in fabric.notary.sealed[before:]] == [2, 3]
+
+
+def test_a_slower_benchmark_is_refused_and_a_steady_one_is_evidence(fabric: Fabric, repository: Make) -> None:
+    path = repository()
+    before = len(fabric.notary.sealed)
+    request = {"repository": str(path), "ref": "main", "benchmark": ["python", "bench.py"], "benchmark_runs": 3}
+    steady = {**request, "patch": patch_of(path, FIXED + b"# steady\n")}
+    assert fabric.result(fabric.start(steady, kind="Compile")).rejection is None
+    (sealed,) = fabric.notary.sealed[before:]
+    assert (len(sealed.base_benchmark), len(sealed.patched_benchmark)) == (3, 3)
+    slow = {**request, "patch": patch_of(path, FIXED + b"# SLOW\n")}
+    for executed in (True, False):  # the second time the gate refuses while the re-run is under way
+        ran = len(fabric.bed.runs)
+        result = fabric.result(fabric.start(slow, kind="Compile"))
+        assert (result.outcome, result.codes) == ("rejected", ("REG_PERFORMANCE",))
+        assert (len(fabric.bed.runs) > ran) is executed
+    assert len(fabric.notary.sealed) == before + 1
