@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import encodings.aliases
 import hashlib
 import unicodedata
 from collections.abc import Mapping
@@ -191,6 +192,12 @@ def test_each_accepted_encoding_extends_ascii_byte_by_byte(name: str) -> None:
     everything = bytes(range(256)) + bytes(range(255, -1, -1))
     assert everything.decode(name, "replace") == "".join(single + single[::-1])
     assert codecs.lookup(name).name == name
+
+
+@given(st.from_regex(rb"[-\w.]{1,40}", fullmatch=True) | st.sampled_from([name.encode() for name in encodings.aliases.aliases]))
+def test_whatever_is_declared_is_taken_or_refused(name: bytes) -> None:
+    reading = reading_of("a.py", b"# coding: " + name + b"\n")
+    assert reading.problem or set(reading.encodings) <= {"utf-8", *SINGLE_BYTE}
 
 
 def test_a_new_cookie_makes_every_line_new() -> None:
