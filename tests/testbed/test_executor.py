@@ -368,7 +368,10 @@ def test_a_run_is_made_again_where_the_executor_was_started_again(bed: Bed, plai
     assert runs[0].status == "passed" and runs[0].receipt is not None
 
 
-def test_an_executor_that_is_told_to_end_ends_its_sandboxes_and_removes_its_socket(bed: Bed, plain: Environment) -> None:
+def test_an_executor_that_is_told_to_end_ends_its_sandboxes_and_removes_its_socket(
+    bed: Bed, plain: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_runs, "RESTART_S", 0.5)  # nobody starts it again
     with executor(bed) as ended:
         seen: list[Gen4Error] = []
         tree = bed.tree(SLEEPS)
