@@ -20,13 +20,16 @@ from .child import Reporter
 from .executable import is_measured, spans
 
 _TRACER = "coverage/tracer.*.so"
+_RESTS = sys.version_info < (3, 12)
+"""Later ones instrument code for a tracer: what is not counted runs at full speed, and to start and stop is what takes time."""
 
 
 class Lines:
     """Pytest plugin. Counts in all threads from the first conftest on; each :meth:`flush` reports what is new.
 
-    Between the phases of tests it rests: to run Python code under a tracer takes several times as long, also where nothing of it
-    is counted, and what pytest and we do there is more than many a test does. What hooks of a conftest run there does not count.
+    Before Python 3.12 it rests between the phases of tests: there all code takes several times as long under a tracer, also where
+    nothing of it is counted, and what pytest and we do there is more than many a test does. What a hook of a conftest runs then
+    does not count.
     """
 
     def __init__(self, module: Any, work: str, report: Reporter) -> None:
@@ -94,7 +97,7 @@ class Lines:
             threading.settrace(self._in_thread)
 
     def _rest(self) -> None:
-        self._rests = sys.gettrace() is self._tracer
+        self._rests = _RESTS and sys.gettrace() is self._tracer
         if self._rests:
             sys.settrace(None)
             self._tracer.stop()  # or it would take the next one with it when it is freed
