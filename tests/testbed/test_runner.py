@@ -121,6 +121,6 @@ def test_a_suite_in_ruins_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "test_a.py").write_text(
         "import os, pytest\n@pytest.mark.parametrize('x', range(40))\ndef test_a(x): os._exit(1)\n"
     )
-    ours = {"environment": str(Path(pytest.__file__).parents[1]), "pytest_args": ["-p", "no:asyncio"], "wall_ms": 100_000}
-    spoken = speak("tests", job(tmp_path, **ours))
+    bare = {"env": {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, "pytest_args": ["-p", "xdist.plugin"]}
+    spoken = speak("tests", job(tmp_path, environment=str(Path(pytest.__file__).parents[1]), wall_ms=100_000, **bare))
     assert spoken.end["codes"] == ["CRASH_LIMIT"] and 20 < len(spoken.outcomes) < 40
