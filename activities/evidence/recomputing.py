@@ -11,6 +11,7 @@ from schemas.evidence import timestamp_of
 from schemas.gates import GateReport
 
 _SHOWN = 300
+_AGAIN = f"{AGAIN}; should it happen again, worker and signer are of two versions: `gen4 down`, then `gen4 up`"
 
 
 def recompute(
@@ -36,7 +37,7 @@ def recompute(
     now = timestamp_of(circumstances.now_ms // 1000)
     found = circumstances.regression(asked, supplies.tree(base), supplies.blob, now)
     if found != request.regression:
-        raise Refused("GATE_MISMATCH", f"regression: {_difference(found, request.regression)}", AGAIN)
+        raise Refused("GATE_MISMATCH", f"regression: {_difference(found, request.regression)}", _AGAIN)
     return {*executors, *(executor for _, executor in samples)}
 
 

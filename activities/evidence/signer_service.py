@@ -64,7 +64,7 @@ _REMEMBERED = 256
 _TREES = 16
 """Trees known to be whole here, the last ones: what they have in common with another need not be sent again."""
 CONTENT_S = 60.0
-"""So long a caller may take to begin with what it was asked for: it has that at hand, and there are few slots."""
+"""So long a caller may take to begin with a blob or a commit, which it has at hand: there are few slots. Trees it packs first."""
 _CALL = "call-"
 """Folders of calls; what a killed process left is removed at the next start."""
 
@@ -290,7 +290,7 @@ class _Sent:
         if tree in self._seen.trees:
             return self._objects
         if not self._objects.has_tree(tree):
-            with need(self._channel, {"tree": tree, "known": list(self._seen.trees)}, CONTENT_S) as body:
+            with need(self._channel, {"tree": tree, "known": list(self._seen.trees)}) as body:
                 self._objects.unpack(body)
             if not self._objects.has_tree(tree):
                 raise _other("tree", tree)
