@@ -28,7 +28,7 @@ from schemas.verdict import HARNESS_TAMPERED, INFORMATIVE_CODES, MINIMUM_RUNS
 
 AGAIN = "start the remediation again; what was recorded is kept"
 PLAIN = ReceiptVariant.of(RunVariant())
-_OTHER_VERSION = "gen4 was upgraded meanwhile: start executor, signer and worker anew (`gen4 down`, `gen4 up`), then start it again"
+_OTHER_VERSION = "gen4 was upgraded: start executor, signer and worker anew (`gen4 down`, `gen4 up`), then start it again"
 
 
 class Supplies(Protocol):
