@@ -11,13 +11,14 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .host import Host, set_dumpable
 
+PYTEST_MISSING, CLOCK_RUNS, NO_TRACER = 71, 72, 73
+"""Exit codes of a child that cannot begin."""
 TAIL_BYTES = 16 * 1024
 _LINE_LIMIT = 8 * 1024 * 1024
 _MOST_HELD = 100
@@ -89,6 +90,8 @@ class Child:
                 _become_child(host, (reports, output), output_end)
                 code = main(Reporter(report_end, token))
             except BaseException:  # noqa: BLE001  whatever foreign code raises ends here, with its text in the tail
+                import traceback  # which the supervisor never needs
+
                 traceback.print_exc()
             finally:
                 leave(code)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from .child import BrokenReport, Child, Reporter
+from .child import PYTEST_MISSING, BrokenReport, Child, Reporter
 from .collected import Collected, files_of
 from .host import Host
 from .swap import Functions, Invalid, NeedsImport, Unchanged
@@ -29,7 +29,6 @@ from .target import PutTreeFirst, Target, pytest_arguments
 from .trial import Bounds, Trial, be_subreaper, end_process
 
 _STARTUP_S = 120.0
-_PYTEST_MISSING = 71
 _ENDLESS_S = 20.0
 _CPU_FLOOR_S = 0.5
 _OWN_FACTOR = 10.0
@@ -53,7 +52,7 @@ def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
     finally:
         os.close(to_zygote)
         child.close()
-    if child.status == _PYTEST_MISSING:
+    if child.status == PYTEST_MISSING:
         code = "PYTEST_MISSING"
     return {"codes": [code] if code else [], "tail": child.tail.decode("utf-8", "backslashreplace")}
 
@@ -83,7 +82,7 @@ def _zygote(job: dict[str, Any], report: Reporter, requests: int, to_zygote: int
     try:
         import pytest  # noqa: F401  every fork needs it
     except ModuleNotFoundError:
-        return _PYTEST_MISSING
+        return PYTEST_MISSING
     gc.freeze()
     server = _Server.start(job, target)
     calibration = server.receive(time.monotonic() + _STARTUP_S + job["wall_ms"] / 1000)

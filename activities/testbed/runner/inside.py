@@ -8,7 +8,7 @@ import time
 import traceback
 from typing import Any, NoReturn
 
-from .child import Reporter, leave
+from .child import CLOCK_RUNS, NO_TRACER, PYTEST_MISSING, Reporter, leave
 from .integrity import Integrity
 from .measuring import Lines
 from .network import NetworkWatch
@@ -17,10 +17,6 @@ from .reaching import Reaching
 from .reporting import Reporting, Selection, leaving_out
 from .target import PutTreeFirst, Target, pytest_arguments
 from .whole import Whole
-
-PYTEST_MISSING = 71
-CLOCK_RUNS = 72
-NO_TRACER = 73
 
 
 def run(descriptor: int) -> NoReturn:

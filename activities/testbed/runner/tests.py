@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .child import BrokenReport, Child
+from .child import CLOCK_RUNS, NO_TRACER, PYTEST_MISSING, BrokenReport, Child
 from .executable import executable_lines, is_measured
 from .host import Host
-from .inside import CLOCK_RUNS, NO_TRACER, PYTEST_MISSING
 from .measures import Measures
 from .results import Results
 from .sentinels import Sentinels

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from .child import BrokenReport, Child, Reporter
+from .child import PYTEST_MISSING, BrokenReport, Child, Reporter
 from .collected import Collected
 from .host import Host
 from .spectrum import CodeKey, LineRecorder
@@ -20,7 +20,6 @@ from .trial import Bounds, Trial, be_subreaper
 _BEAT_S = 0.5
 _STARTUP_S = 120.0
 _ENDLESS_S = 20.0
-_PYTEST_MISSING = 71
 
 
 def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def run(job: dict[str, Any], host: Host) -> dict[str, Any]:
                 summary |= event
             else:
                 host.send(kind, **event)
-        if child.status == _PYTEST_MISSING:
+        if child.status == PYTEST_MISSING:
             summary["codes"] = ["PYTEST_MISSING"]
         elif child.status != 0 or "collected" not in summary:
             summary["codes"] = ["HARNESS_BROKEN"]
@@ -56,7 +55,7 @@ def _in_child(job: dict[str, Any], report: Reporter) -> int:
     try:
         import pytest
     except ModuleNotFoundError:
-        return _PYTEST_MISSING
+        return PYTEST_MISSING
     tracing = _Tracing(job, target, report)
     pytest.main(pytest_arguments(job["pytest_args"]), plugins=[PutTreeFirst(target), Collected(tracing.body)])
     report("summary", **tracing.summary)
