@@ -26,7 +26,7 @@ def recompute(
         executors.add(witness.scan("patched", request.patched_scan, result, base))
     samples = witness.samples("base", base, request.base_benchmark)
     samples += witness.samples("patched", harness_tree, request.patched_benchmark)
-    if len({(receipt.argv, receipt.repeat) for receipt, _ in samples}) > 1:
+    if len({(one.receipt.argv, one.receipt.repeat) for one in samples}) > 1:
         raise Refused("RECEIPT_OTHER_RUN", "samples of different benchmarks are compared", AGAIN)
     asked = RegressionInput(
         judged=request.judged, baseline_commit=request.source.base_commit, base_tree=base, result_tree=result,
@@ -38,7 +38,7 @@ def recompute(
     found = circumstances.regression(asked, supplies.tree(base), supplies.blob, now)
     if found != request.regression:
         raise Refused("GATE_MISMATCH", f"regression: {_difference(found, request.regression)}", _AGAIN)
-    return {*executors, *(executor for _, executor in samples)}
+    return {*executors, *(one.key for one in samples)}
 
 
 def _difference(found: GateReport, claimed: GateReport) -> str:

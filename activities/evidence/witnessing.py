@@ -8,15 +8,13 @@ from typing import Protocol
 
 from activities.evidence.content import Content
 from activities.evidence.recorded import read_outcomes
-from activities.kernel import dsse
 from activities.record.commits import CommitInfo
 from activities.record.objects import ObjectStore
 from activities.testbed import receipts
 from activities.testbed.harness import harness_version
-from activities.testbed.receipts import R
+from activities.testbed.receipts import Opened, R
 from activities.testbed.run import run_key
 from activities.testbed.scanning import scanners_sha256
-from schemas.canonical import sha256_hex, strict_json
 from schemas.capabilities import RegressionInput, RunTests, SealBundle
 from schemas.error import Refused
 from schemas.gates import GateReport
@@ -112,8 +110,8 @@ class Witness:
         """A run whose receipt says what the request claims, about this tree."""
         if run.receipt is None:
             raise Refused("RECEIPT_MISSING", f"run {run.run_key} has no receipt", "run the tests through an executor")
-        data = self._supplies.blob(run.receipt)
-        receipt, executor = self._verified(RunReceipt, data)
+        found = self._opened(RunReceipt, run.receipt)
+        receipt = found.receipt
         self._require(receipt, {"tree": tree, "variant": variant, **self._how()})
         if not receipts.agrees(receipt, run):
             raise Refused("RECEIPT_MISMATCH", f"run {run.run_key} is not what its receipt says", AGAIN)
@@ -123,13 +121,14 @@ class Witness:
         _untampered(receipt)
         if not variant.only and not (receipt.tree == self._request.source.base_tree and self._none_began(receipt, run)):
             _conclusive(receipt)
-        return Witnessed(run, receipt, _payload_sha256(data), executor)
+        return Witnessed(run, receipt, found.sha256, found.key)
 
     def scan(self, name: str, scanned: ScannedTree, tree: str, against: str) -> str:
         """Public key of the executor that vouches for a scan of ``tree``."""
         if scanned.receipt is None:
             raise Refused("RECEIPT_MISSING", f"the scan of the {name} tree has no receipt", "scan it through an executor")
-        receipt, executor = self._verified(ScanReceipt, self._supplies.blob(scanned.receipt))
+        found = self._opened(ScanReceipt, scanned.receipt)
+        receipt = found.receipt
         limits = ReceiptLimits.of(self._request.limits)
         self._require(receipt, {"tree": tree, "against": against, "limits": limits})
         if not receipts.agrees_with_scan(receipt, scanned):
@@ -137,24 +136,25 @@ class Witness:
         _same_harness(receipt)
         if receipt.scanners_sha256 != scanners_sha256():
             raise Refused("RECEIPT_OTHER_HARNESS", f"scan {receipt.receipt_id} is by scanners of another version", _OTHER_VERSION)
-        return executor
+        return found.key
 
-    def samples(self, name: str, tree: str, samples: Sequence[BenchmarkSample]) -> list[tuple[BenchmarkReceipt, str]]:
-        """Different sandboxes in which one tree was timed, and whoever vouches for each."""
+    def samples(self, name: str, tree: str, samples: Sequence[BenchmarkSample]) -> list[Opened[BenchmarkReceipt]]:
+        """Receipts of different sandboxes in which one tree was timed."""
         found = [self._sample(name, tree, sample) for sample in samples]
-        if len({receipt.receipt_id for receipt, _ in found}) != len(found):
+        if len({one.receipt.receipt_id for one in found}) != len(found):
             raise Refused("RECEIPT_REPEATED", f"two samples of the {name} tree have one receipt", AGAIN)
         return found
 
-    def _sample(self, name: str, tree: str, sample: BenchmarkSample) -> tuple[BenchmarkReceipt, str]:
+    def _sample(self, name: str, tree: str, sample: BenchmarkSample) -> Opened[BenchmarkReceipt]:
         if sample.receipt is None:
             raise Refused("RECEIPT_MISSING", f"a sample of the {name} tree has no receipt", "time it through an executor")
-        receipt, executor = self._verified(BenchmarkReceipt, self._supplies.blob(sample.receipt))
+        found = self._opened(BenchmarkReceipt, sample.receipt)
+        receipt = found.receipt
         self._require(receipt, {"tree": tree, **self._how()})
         if not receipts.agrees_with_sample(receipt, sample):
             raise Refused("RECEIPT_MISMATCH", f"a sample of the {name} tree is not what its receipt says", AGAIN)
         _same_harness(receipt)
-        return receipt, executor
+        return found
 
     def _how(self) -> dict[str, object]:
         request = self._request
@@ -178,12 +178,8 @@ class Witness:
         unread = all(outcome == "error" and "::" not in nodeid for nodeid, outcome in outcomes.items())
         return bool(outcomes) and unread and receipt.status == "failed" and not receipt.codes and not receipt.sentinels.planted
 
-    def _verified(self, kind: type[R], data: bytes) -> tuple[R, str]:
-        """With the public key of the executor that signed it."""
-        for key in self._believed.executors:
-            if (receipt := _signed_by(kind, data, key)) is not None:
-                return receipt, key
-        return receipts.verify_as(kind, data, ()), ""  # which raises
+    def _opened(self, kind: type[R], reference: BlobRef) -> Opened[R]:
+        return receipts.opened(kind, self._supplies.blob(reference), self._believed.executors)
 
     def _run_key(self, tree: str, variant: ReceiptVariant, harness: str) -> str:
         request = self._request
@@ -192,15 +188,6 @@ class Witness:
             commit_time=request.source.commit_time, purpose="patched", variant=RunVariant.model_validate(variant.model_dump()),
         )  # fmt: skip
         return run_key(asked, self._tenant_id, harness)
-
-
-def _signed_by(kind: type[R], data: bytes, key: str) -> R | None:
-    try:
-        return receipts.verify_as(kind, data, (key,))
-    except Refused as error:
-        if error.code != "RECEIPT_UNTRUSTED":
-            raise
-        return None
 
 
 def _same_harness(receipt: receipts.Receipt) -> None:
@@ -227,7 +214,3 @@ def _same(name: str, one: Witnessed, other: Witnessed) -> None:
     for fact in ("outcomes_sha256", "exit_code", "runner", "codes"):
         if getattr(one.receipt, fact) != getattr(other.receipt, fact):
             raise Refused("RUNS_DISAGREE", f"runs of the {name} tree differ in {fact}", "make the tests give the same every time")
-
-
-def _payload_sha256(envelope: bytes) -> str:
-    return sha256_hex(dsse.decode_base64(strict_json(envelope)["payload"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from rfc8785 import CanonicalizationError
 
 from activities.kernel import dsse
 from activities.kernel.signing_keys import public_key
-from schemas.canonical import jcs, jcs_sha256, strict_json
+from schemas.canonical import jcs, jcs_sha256, sha256_hex, strict_json
 from schemas.capabilities import RunTests
 from schemas.error import Refused
 from schemas.evidence import Envelope
@@ -128,7 +128,21 @@ def verify(envelope: bytes, keys: Iterable[str]) -> RunReceipt:
     return verify_as(RunReceipt, envelope, keys)
 
 
+@dataclass(frozen=True)
+class Opened(Generic[R]):
+    """A receipt that is believed. ``sha256``: of its payload; ``key``: whose signature it has, as PEM."""
+
+    receipt: R
+    sha256: str
+    key: str
+
+
 def verify_as(kind: type[R], envelope: bytes, keys: Iterable[str]) -> R:
+    """The receipt of this kind in an envelope; see :func:`opened`."""
+    return opened(kind, envelope, keys).receipt
+
+
+def opened(kind: type[R], envelope: bytes, keys: Iterable[str]) -> Opened[R]:
     """The receipt of this kind in an envelope that one of the executors signed.
 
     Args:
@@ -147,8 +161,9 @@ def verify_as(kind: type[R], envelope: bytes, keys: Iterable[str]) -> R:
         raise _invalid(f"it is no envelope with one signature: {_short(error)}") from error
     if outer.payloadType != wanted:
         raise _invalid(f"it is signed as {outer.payloadType[:80]!r}, not as {wanted}")
-    believed = [key for pem in keys if (key := public_key(pem)) is not None]
-    if not any(dsse.verify(key, wanted, payload, signature) for key in believed):
+    believed = ((pem, key) for pem in keys if (key := public_key(pem)) is not None)
+    signer = next((pem for pem, key in believed if dsse.verify(key, wanted, payload, signature)), None)
+    if signer is None:
         raise Refused("RECEIPT_UNTRUSTED", "the receipt is not signed by a listed executor", _AGAIN)
     try:
         receipt = kind.model_validate(strict_json(payload))
@@ -157,7 +172,7 @@ def verify_as(kind: type[R], envelope: bytes, keys: Iterable[str]) -> R:
         raise _invalid(f"its payload is no {kind.__name__}: {_short(error)}") from error
     if not canonical:
         raise _invalid("its payload is not canonical JSON")
-    return receipt
+    return Opened(receipt, sha256_hex(payload), signer)
 
 
 def agrees(receipt: RunReceipt, run: TestRun) -> bool:
