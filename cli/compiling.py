@@ -38,6 +38,7 @@ from cli.remediate import (
 from cli.reports import Report, read_report
 from cli.sarif import sarif
 from cli.summary import summary
+from cli.timing import BENCHMARK_RUNS, BenchmarkOption, BenchmarkRunsOption, benchmark_words
 from cli.waivers import WaiversOption, read_waivers
 from schemas.error import InfrastructureError, InputError
 from schemas.request import CompileRequest, SessionResult, explain
@@ -98,6 +99,12 @@ def register(app: typer.Typer) -> None:
         frozen_clock: Annotated[
             bool, typer.Option("--frozen-clock", help="The clock of the tests stands at the commit time.")
         ] = False,
+        runs: Annotated[
+            int | None,
+            typer.Option(min=2, max=10, help="Runs of the tests on each tree; fewer than 3 say nothing about time. Default: 2."),
+        ] = None,
+        benchmark: BenchmarkOption = "",
+        benchmark_runs: BenchmarkRunsOption = BENCHMARK_RUNS,
         no_cache: Annotated[bool, typer.Option("--no-cache", help="Run everything; use no result of an earlier run.")] = False,
         junit_file: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML here.")] = None,
         sarif_file: Annotated[Path | None, typer.Option("--sarif", help="Write SARIF 2.1.0 here.")] = None,
@@ -129,7 +136,9 @@ def register(app: typer.Typer) -> None:
                 {
                     "repository": where, "ref": change.ref, "test_command": command, "requirements": lines,
                     "failing_tests": tuple(failing or ()), "budget": spend, "limits": bounds, "waivers": waived,
-                    "frozen_clock": frozen_clock, "cache": not no_cache, **as_request(home, settings.tenant, change.diff),
+                    "frozen_clock": frozen_clock, "cache": not no_cache, "runs": runs,
+                    "benchmark": benchmark_words(benchmark), "benchmark_runs": benchmark_runs,
+                    **as_request(home, settings.tenant, change.diff),
                 }
             )  # fmt: skip
         except ValidationError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from cli.fabric import Json, ensure
 from cli.output import emit, say, show
 from cli.remediate import BudgetOption, LimitsOption, RequirementsOption, TestOption, budget_of, limits_of, requirement_lines
 from cli.remediate import split_command as split_test_command
+from cli.timing import BENCHMARK_RUNS, BenchmarkOption, BenchmarkRunsOption, benchmark_words
 from cli.waivers import WaiversOption, read_waivers
 from schemas.diff import DiffRequest, DiffResult
 from schemas.error import InputError
@@ -47,9 +47,8 @@ def register(app: typer.Typer) -> None:
         runs: Annotated[
             int, typer.Option(min=2, max=10, help="Runs of the tests on each commit; fewer than 3 say nothing about time.")
         ] = 3,
-        benchmark: Annotated[
-            str, typer.Option(help="Command whose time counts, split like a shell's words; it runs in the sandbox.")
-        ] = "",
+        benchmark: BenchmarkOption = "",
+        benchmark_runs: BenchmarkRunsOption = BENCHMARK_RUNS,
         waivers: WaiversOption = None,
         budget: BudgetOption = "",
         limits: LimitsOption = "",
@@ -66,8 +65,8 @@ def register(app: typer.Typer) -> None:
         settings, where = located(read_settings(), repository)
         fields = {
             "test_command": split_test_command(test), "requirements": requirement_lines(requirements), "runs": runs,
-            "benchmark": _words(benchmark), "waivers": read_waivers(waivers), "budget": budget_of(budget),
-            "limits": limits_of(limits),
+            "benchmark": benchmark_words(benchmark), "benchmark_runs": benchmark_runs, "waivers": read_waivers(waivers),
+            "budget": budget_of(budget), "limits": limits_of(limits),
         }  # fmt: skip
         commits = named(Home.open(settings.home), Path(where), base, head) if where.startswith("/") else (base, head)
         try:
@@ -77,13 +76,6 @@ def register(app: typer.Typer) -> None:
         result = session.run(_diff(settings, request))
         emit(result) if as_json else print_diff(result)
         raise typer.Exit(_EXIT[result.verdict])
-
-
-def _words(command: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(command))
-    except ValueError as error:
-        raise InputError("COMMAND_SYNTAX", f"--benchmark: {error}", "quote the command as for a shell") from error
 
 
 async def _diff(settings: Settings, request: DiffRequest) -> DiffResult:

@@ -71,6 +71,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[CompileRequest]:
         (("--patch", "../../fix.patch", "--junit", "absent/x.xml"), "OUT_INVALID"),
         (("--patch", "../../fix.patch", "--sarif", "."), "OUT_INVALID"),
         (("--patch", "../../fix.patch", "--failing", ""), "INVALID_INPUT"),
+        (("--patch", "../../fix.patch", "--benchmark", "python 'x"), "COMMAND_SYNTAX"),
         (("--head", "HEAD", "-r", "https://example.org/x.git"), "HEAD_NOT_LOCAL"),
     ],
 )  # fmt: skip
@@ -95,9 +96,10 @@ def test_a_call_inside_a_repository_means_all_of_it(place: Path, gen4: Gen4, sen
     (place / "waivers.json").write_text(json.dumps([WAIVER]))
     gen4(
         "compile", "--out", "../../out", "--patch", "../../fix.patch", "--no-cache", "--frozen-clock",
-        "--waivers", "../../waivers.json",
+        "--waivers", "../../waivers.json", "--runs", "3", "--benchmark", "python 'my bench.py'", "--benchmark-runs", "4",
     )  # fmt: skip
     (request,) = sent
+    assert (request.runs, request.benchmark, request.benchmark_runs) == (3, ("python", "my bench.py"), 4)
     assert (request.repository, request.ref, request.patch) == (str(place / "lib"), "HEAD", DIFF)
     assert (request.cache, request.frozen_clock, request.waivers[0].owner) == (False, True, "ada")
 
