@@ -143,3 +143,25 @@ def test_the_plain_temporal_client_starts_a_compile(fabric: Fabric) -> None:
     result = json.loads(done.stdout)["result"]
     assert result["rejection"] is None, result
     assert fabric.gen4("verify", result["bundle"]).code == 0
+
+
+def test_what_is_no_patch_is_rejected_with_a_signed_report(fabric: Fabric, tmp_path: Path) -> None:
+    repository = fabric.repository("no-patch", FILES)
+    out = tmp_path / "evidence"
+    done = fabric.gen4("compile", "-r", str(repository), "--patch", "-", "--out", str(out), "--json", stdin="not a patch\n")
+    assert (done.code, done.json["rejection"]["codes"]) == (1, ["PATCH_DOES_NOT_APPLY"]), done.err
+    report = json.loads((out / "rejection.json").read_bytes())
+    assert (report["failed_gate"], report["next"], report["evidence_refs"]) == ("compile", "revise", [report["patch_sha256"]])
+    shown = fabric.gen4("verify", str(out), "--json")
+    assert shown.code == 1 and shown.json["rejection"]["signed_by"] and not shown.json["rejection"]["problem"]
+
+
+@pytest.mark.parametrize("asked", ["--budget=micros=999999999999", "--limits=memory_mb=999999999", "--limits=pids=99999"])
+def test_a_request_for_more_than_policy_admits_is_refused_and_nothing_is_written(
+    fabric: Fabric, tmp_path: Path, asked: str
+) -> None:
+    repository = fabric.repository(asked.strip("-"), FILES)
+    out = tmp_path / "evidence"
+    done = fabric.gen4("compile", "-r", str(repository), "--patch", "-", "--out", str(out), asked, stdin="not a patch\n")
+    assert done.code == 1, done.err
+    assert "_ABOVE_POLICY: " in done.out + done.err and not out.exists()
