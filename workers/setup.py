@@ -8,12 +8,13 @@ where root has none).
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,10 @@ from activities.record.postgresql import postgresql_program
 from schemas.error import Gen4Error, InfrastructureError
 from workers.toolchain import RECIPES, cache_directory, locate
 
-PACKAGES = Path(__file__).resolve().parent.parent / "deploy" / "debian-packages.txt"
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ROOT / "deploy" / "debian-packages.txt"
+MODULES = ("schemas", "policies", "activities", "workflows", "workers", "cli")
+"""Folders of ours whose modules processes load."""
 SEARCHED = ":/usr/local/sbin:/usr/sbin:/sbin"
 T = TypeVar("T")
 
@@ -92,6 +96,15 @@ def set_up(for_tests: bool) -> None:
     for name in [name for name, recipe in RECIPES.items() if for_tests or not recipe.for_tests]:
         _step(name, partial(locate, name, say=_say), lambda tool: f"{tool.version} ({tool.source})")
     _step("sandbox root filesystem", _root_filesystem, str)
+    _step("bytecode", partial(compile_modules, ROOT, (*MODULES, "tests") if for_tests else MODULES), lambda _: "")
+
+
+def compile_modules(root: Path, folders: Sequence[str]) -> None:
+    """Where processes may or shall not write bytecode (PYTHONDONTWRITEBYTECODE, a checkout of somebody else), each of them
+    would compile everything that it imports. What cannot be written is left: it costs time and nothing else.
+    """
+    for folder in folders:
+        compileall.compile_dir(root / folder, quiet=2)
 
 
 def _root_filesystem() -> str:
