@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from activities.kernel.signing_keys import load_or_create, pem_of
 from activities.record.home import Home
 from activities.testbed.executing import Executing, Machine
 from activities.testbed.harness import harness_version
-from activities.testbed.keeping import tidy
 from schemas.error import Gen4Error
 from schemas.text import plain
 from workers.fabric import EXECUTOR_PUBLIC_KEY
@@ -75,8 +73,9 @@ def serve(socket: Path, folder: Path, clients: Sequence[int], settings: Settings
     (home.root / EXECUTOR_PUBLIC_KEY).write_text(pem_of(key.public_key()))
     machines = Machines(settings)
     own = os.geteuid()
-    listener = Listener(socket, clients or {own}, own, Executing(home, key, machines).handle)
-    _tidy(home)  # whoever calls already waits until we accept
+    executing = Executing(home, key, machines)
+    listener = Listener(socket, clients or {own}, own, executing.handle)
+    executing.tidy()  # whoever calls already waits until we accept
     stopping = threading.Thread(target=listener.stop)
 
     def stop(*_: object) -> None:
@@ -92,14 +91,6 @@ def serve(socket: Path, folder: Path, clients: Sequence[int], settings: Settings
     finally:
         with contextlib.suppress(FileNotFoundError):
             socket.unlink()
-
-
-def _tidy(home: Home) -> None:
-    try:
-        if deleted := tidy(home, time.time()):
-            log.info("deleted %d things that callers can send again", deleted)
-    except OSError as error:
-        log.warning("what is old could not be deleted: %s", error)
 
 
 def _look_early(machines: Machines) -> None:

@@ -7,9 +7,11 @@ receipt, under our key. No path or result of the caller is believed. When the ca
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +34,7 @@ from activities.testbed import receipts
 from activities.testbed.benchmarking import run_benchmark
 from activities.testbed.environment import Environments
 from activities.testbed.harness import HARNESS_LOCK, harness_version, pinned_requirements, sandbox_spec
-from activities.testbed.keeping import note_blob, note_environment, note_objects, objects_folder
+from activities.testbed.keeping import note_blob, note_environment, note_objects, objects_folder, tidy
 from activities.testbed.locks import checked_lock, require_pinned
 from activities.testbed.receipts import Receipt, Seen, Tools
 from activities.testbed.run import TestBed
@@ -49,10 +51,13 @@ MODES = frozenset({"facts", "build", "tests", "trace", "forkserver", "scan", "be
 """Modes of the runner that a caller may drive. What comes of it is his word: only the requests below give receipts."""
 
 BEAT_S = 1.0
+TIDY_EVERY_S = 86_400.0
 _KNOWN_TREES = 32
 _LARGEST_LOCK = 1024 * 1024
 Result = TypeVar("Result", TestRun, ScannedTree, BenchmarkSample)
 CommitTime = Annotated[int, Field(ge=0, le=2**53 - 1)]
+
+log = logging.getLogger(__name__)
 
 
 class RunRequest(Door):
@@ -127,9 +132,13 @@ class Executing:
     """Answers calls. ``machine`` may take long the first time, or raise why nothing can be run here."""
 
     def __init__(
-        self, home: Home, key: ec.EllipticCurvePrivateKey, machine: Callable[[], Machine], maximum: Limits = MAXIMUM
-    ) -> None:
-        self._home, self._key, self._machine, self._maximum = home, key, machine, maximum
+        self, home: Home, key: ec.EllipticCurvePrivateKey, machine: Callable[[], Machine], maximum: Limits = MAXIMUM,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._home, self._key, self._machine, self._maximum, self._now_s = home, key, machine, maximum, now_s
+        self._counting = threading.Lock()
+        self._under_way = 0
+        self._tidied_s = now_s()
         self._lock = threading.Lock()
         self._tenants: dict[str, _Tenant] = {}
         self._results = home.run / "results"
@@ -151,7 +160,31 @@ class Executing:
         }  # fmt: skip
         if name not in calls:
             raise InputError("CALL_INVALID", f"there is no call {str(name)[:80]!r}", f"one of {', '.join(calls)}")
-        calls[name](channel, value)
+        with self._counted():
+            calls[name](channel, value)
+
+    def tidy(self) -> None:
+        """Delete what is old; nothing is answered meanwhile."""
+        try:
+            if deleted := tidy(self._home, self._now_s()):
+                log.info("deleted %d things that callers can send again", deleted)
+        except OSError as error:
+            log.warning("what is old could not be deleted: %s", error)
+        self._tenants.clear()
+        self._tidied_s = self._now_s()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Whoever ends as the last one tidies, once a day; whoever comes then waits."""
+        with self._counting:
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._under_way -= 1
+                if not self._under_way and self._now_s() > self._tidied_s + TIDY_EVERY_S:
+                    self.tidy()
 
     # --- short calls -------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """What an executor keeps between calls, and for how long. All of it can be sent or made again: what is deleted costs time only.
 
-Only blobs, environments and object stores of tenants are looked at, and only while no call is answered: at the start.
+Only blobs, environments and object stores of tenants are looked at, and only while no call is answered: at the start, then daily.
 """
 
 from __future__ import annotations

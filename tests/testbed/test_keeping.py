@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
+import socket
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from activities.kernel.channel import Channel
+from activities.kernel.sandbox.port import RootFilesystem
 from activities.record.blobs import BlobStore
 from activities.record.home import Home
+from activities.testbed.executing import Executing, Machine
 from activities.testbed.keeping import note_blob, note_environment, note_objects, objects_folder, tidy
 
 NOW = 2_000_000_000
@@ -92,3 +99,30 @@ def test_what_a_killed_process_was_making_or_deleting_is_removed(kept: Kept) -> 
 
 def test_an_executor_that_never_kept_anything(tmp_path: Path) -> None:
     assert tidy(Home.open(tmp_path / "home"), NOW) == 0
+
+
+def test_an_executor_that_runs_for_long_tidies_once_a_day_when_nobody_calls(kept: Kept) -> None:
+    clock = [float(NOW)]
+    root = RootFilesystem("sha256:" + "0" * 64, kept.home.root, kept.home.root, "python3")
+    nested: list[bool] = []
+
+    def packages(_: str) -> dict[str, str]:
+        if not nested:
+            nested.append(True)
+            clock[0] = NOW + DAY + 1
+            call()  # ends before the one that it came from
+            nested.append(kept.blob.exists())
+        return {}
+
+    machine = Machine(root, cast(Any, None), packages)
+    executing = Executing(kept.home, ec.generate_private_key(ec.SECP256R1()), lambda: machine, now_s=lambda: clock[0])
+    ours, theirs = socket.socketpair()
+
+    def call() -> None:
+        executing.handle(Channel(ours), {"packages": {"root_digest": root.digest}}, io.BytesIO())
+
+    kept.used(NOW - 30 * DAY, NOW, NOW)
+    with ours, theirs:
+        call()
+    assert nested == [True, True], "not while a call goes on"
+    assert kept.left == (False, True, True)
