@@ -154,6 +154,29 @@ def test_after(): thing.after()
     assert seen.coverage == {"thing.py": {"lines": [1, 2, 3, 4, 5, 6, 7], "covered": [1, 2, 3, 4, 6, 7]}}
 
 
+def test_an_error_that_outlives_its_thread_ends_no_tracing(bed: Any, plain: Environment) -> None:
+    files = {
+        "thing.py": "def fail():\n    raise ValueError\ndef later():\n    return 1\n",
+        "test_a.py": """
+import threading, thing
+def test_a():
+    errors = []
+    def run():
+        try: thing.fail()
+        except ValueError as error: errors.append(error)
+    ran = threading.Thread(target=run)
+    ran.start()
+    ran.join()
+    del ran, run
+    errors.clear()
+    thing.later()
+""",
+    }
+    seen = observe(bed, bed.tree(files), plain, measure=True)
+    assert (seen.run.codes, seen.run.status) == ((), "passed")
+    assert seen.coverage == {"thing.py": {"lines": [1, 2, 3, 4], "covered": [1, 2, 3, 4]}}
+
+
 def test_without_a_tracer_the_run_says_so(tmp_path: Path) -> None:
     (tmp_path / "test_a.py").write_text("def test_a(): pass\n")
     spoken = speak("tests", job(tmp_path, measure=True, harness="/nonexistent"))

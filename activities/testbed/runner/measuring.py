@@ -39,6 +39,8 @@ class Lines:
         self._sizes: list[int] = []
         self._decided: dict[str, Any] = {}
         self._tracer: Any = None
+        self._of_threads: list[Any] = []
+        """Kept: one that is freed ends the tracing of whoever frees it, and frames of a thread may outlive it."""
         self._rests = False
 
     @classmethod
@@ -92,6 +94,8 @@ class Lines:
         """Trace this thread and those to come, also where something else was set to trace since."""
         self._rests = False
         if self._tracer is None or sys.gettrace() is not self._tracer:
+            if self._tracer is not None:
+                self._tracer.stop()  # when it is freed it ends no other's tracing
             self._tracer = self._new()
             self._tracer.start()
             threading.settrace(self._in_thread)
@@ -100,7 +104,6 @@ class Lines:
         self._rests = _RESTS and sys.gettrace() is self._tracer
         if self._rests:
             sys.settrace(None)
-            self._tracer.stop()  # or it would take the next one with it when it is freed
 
     def _go_on(self) -> None:
         """With a new tracer: where another was when it stopped is nothing to go on from."""
@@ -119,7 +122,9 @@ class Lines:
 
     def _in_thread(self, frame: FrameType, event: str, argument: Any) -> Any:
         sys.settrace(None)
-        return self._new().start()(frame, event, argument)
+        tracer = self._new()
+        self._of_threads.append(tracer)
+        return tracer.start()(frame, event, argument)
 
     def _should_trace(self, filename: str, frame: FrameType) -> Any:
         decision = self._module.CFileDisposition()
