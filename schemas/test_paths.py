@@ -22,9 +22,12 @@ def _parts(path: str) -> list[str]:
 
 
 def is_test_configuration(path: str) -> bool:
-    """Files that change how every test runs: pytest's own, start-up hooks, and entry points that load plugins."""
-    *folders, name = _parts(path)
-    return name in _CONFIGURATION or name.endswith(".pth") or any(part.endswith(_METADATA_SUFFIXES) for part in (*folders, name))
+    """Files that change how every test runs: pytest's own, start-up hooks, entry points that load plugins, and packages that
+    would stand in front of those of the package lock."""
+    parts = _parts(path)
+    if parts[-1] in _CONFIGURATION or parts[-1].endswith(".pth"):
+        return True
+    return any(part == "node_modules" or part.endswith(_METADATA_SUFFIXES) for part in parts)
 
 
 def is_test_path(path: str) -> bool:

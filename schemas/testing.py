@@ -149,7 +149,8 @@ class TestRun(Payload):
     status: RunStatus
     codes: tuple[str, ...] = ()
     """Why nothing may be concluded, e.g. TESTS_NONE_COLLECTED, MODULES_OUTSIDE_TREE, RUN_TIMEOUT, HARNESS_BROKEN; TEST_TIMEOUT
-    only explains: its test is ``failed``; PYTEST_CHANGED says that parts of pytest were replaced, as some suites do."""
+    only explains: its test is ``failed``; PYTEST_CHANGED says that parts of pytest (or of what
+    Node's tests rest on) were replaced, as some suites do."""
     message: str = ""
     outcomes: BlobRef
     outcomes_sha256: Sha256

