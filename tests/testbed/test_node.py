@@ -126,7 +126,8 @@ def test_a_file_that_a_hook_ends_behind_its_last_test_has_reported(bed: Bed, nod
 def test_what_a_file_leaves_running_meets_no_other_file(bed: Bed, node: Environment) -> None:
     head = "import test from 'node:test';\nimport fs from 'node:fs';\nimport { spawn } from 'node:child_process';\n"
     left = head + "const options = { detached: true, stdio: 'ignore' };\n"
-    left += "const child = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 50000)'], options);\nchild.unref();\ntest('left', () => fs.writeFileSync('/tmp/left', `/proc/${child.pid}`));\n"
+    left += "const child = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 50000)'], options);\n"
+    left += "child.unref();\ntest('left', () => fs.writeFileSync('/tmp/left', `/proc/${child.pid}`));\n"
     seen = head + "test('gone', () => { if (fs.existsSync(fs.readFileSync('/tmp/left', 'utf8'))) throw 1; });\n"
     _, outcomes = run(bed, node, {"test/a.test.js": left, "test/b.test.js": seen})
     assert outcomes == {"test/a.test.js::left": "passed", "test/b.test.js::gone": "passed"}
