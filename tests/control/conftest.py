@@ -24,6 +24,7 @@ from schemas.capabilities import JudgeDecision, RedeemApproval, RequestApproval
 from schemas.event import Actor
 from schemas.policy import PolicyDecision
 from schemas.task import SessionConfig, TraceKeys
+from tests.record.templates import new_sqlite
 
 SHA = "sha256:" + "a" * 64
 POLICY = "sha256:" + "c" * 64
@@ -45,7 +46,7 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.home = Home.open(folder / "home")
         self.key = ensure_operator(self.home)
-        self.store = Store.open(f"sqlite:///{self.home.store}")
+        self.store = Store.open(new_sqlite(self.home.store))
         self.tenant = self.store.tenant("local")
         self.chain, self.approvals = EventChain(self.tenant), Approvals(self.tenant)
         self.policy = FixedPolicy()

@@ -26,6 +26,7 @@ from schemas.error import InputError, Refused
 from schemas.identity import Principal, Role
 from schemas.task import TENANT_CHAIN
 from tests.control.issuer import NOW_S, TestIssuer
+from tests.record.templates import new_sqlite
 
 NOW_MS = NOW_S * 1000
 
@@ -62,7 +63,7 @@ def issuer() -> Iterator[TestIssuer]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(f"sqlite:///{tmp_path}/store.db")
+    opened = Store.open(new_sqlite(tmp_path / "store.db"))
     yield opened
     opened.close()
 

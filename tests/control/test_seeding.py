@@ -18,6 +18,7 @@ from schemas.error import Refused
 from schemas.event import Actor
 from schemas.identity import Role, covers
 from schemas.task import TENANT_CHAIN
+from tests.record.templates import new_sqlite
 
 DIGEST = "sha256:" + "a" * 64
 ADMIN = Actor(principal_id="admin", kind="human")
@@ -25,7 +26,7 @@ ADMIN = Actor(principal_id="admin", kind="human")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(f"sqlite:///{tmp_path}/store.db")
+    opened = Store.open(new_sqlite(tmp_path / "store.db"))
     yield opened
     opened.close()
 

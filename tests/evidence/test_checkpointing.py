@@ -16,10 +16,11 @@ from schemas.capabilities import TAKE_CHECKPOINT
 from schemas.checkpoint import TakeCheckpoint
 from schemas.error import InfrastructureError, Refused
 from schemas.event import EventDraft
+from tests.record.templates import new_sqlite
 
 
 def test_it_needs_the_gate(tmp_path: Path) -> None:
-    store = Store.open(f"sqlite:///{tmp_path}/store.db")
+    store = Store.open(new_sqlite(tmp_path / "store.db"))
     signing = CheckpointActivities(store.tenant("local"), load_checkpoint_signer(tmp_path))
     assert TAKE_CHECKPOINT.pool == "signing"
     with pytest.raises(Refused, match="UNGATED"):
@@ -28,7 +29,7 @@ def test_it_needs_the_gate(tmp_path: Path) -> None:
 
 
 def test_an_attempt_that_comes_again_takes_no_second_one(tmp_path: Path, admitted: Acting) -> None:
-    store = Store.open(f"sqlite:///{tmp_path}/store.db")
+    store = Store.open(new_sqlite(tmp_path / "store.db"))
     chain = EventChain(store.tenant("local"))
     chain.append(admitted.keys, admitted.actor, EventDraft(kind="task.started", idempotency_key="k", payload={}))
     signing = CheckpointActivities(store.tenant("local"), load_checkpoint_signer(tmp_path), Sink(tmp_path / "outside"))
@@ -38,7 +39,7 @@ def test_an_attempt_that_comes_again_takes_no_second_one(tmp_path: Path, admitte
 
 
 def test_a_sink_that_is_not_there_fails_and_is_made_good_later(tmp_path: Path, admitted: Acting) -> None:
-    store = Store.open(f"sqlite:///{tmp_path}/store.db")
+    store = Store.open(new_sqlite(tmp_path / "store.db"))
     chain = EventChain(store.tenant("local"))
     chain.append(admitted.keys, admitted.actor, EventDraft(kind="task.started", idempotency_key="k", payload={}))
     sink = Sink(tmp_path / "mount" / "outside")

@@ -48,6 +48,7 @@ from schemas.identity import Mode
 from schemas.operations import Observed, ReadBack
 from schemas.request import ReleaseRequest, ReleaseResult, ReleaseSummary
 from schemas.task import Source
+from tests.record.templates import new_sqlite
 from workers.kernel import open_kernel
 from workers.registration import activities_of, served_by
 
@@ -220,7 +221,7 @@ async def gated(
     url: of the store; default: a file in ``folder``.
     """
     client, forge, queue = await server.client(), forge or Forge(), f"gated-{uuid.uuid4()}"
-    store = Store.open(url or f"sqlite:///{folder}/store.db")
+    store = Store.open(url or new_sqlite(folder / "store.db"))
     kernel = open_kernel(store.tenant(TENANT), policy, every_capability() if catalogue is None else catalogue, "default")
     rules = {kind: rule.model_copy(update={"cooldown_ms": cooldown_ms}) for kind, rule in kernel.policies.breakers.items()}
     policies = kernel.policies.model_copy(update={"breakers": rules}) if cooldown_ms is not None else kernel.policies

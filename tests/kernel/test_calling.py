@@ -19,6 +19,7 @@ from schemas.capability import queue_of
 from schemas.request import BundleRef
 from tests.kernel.gated import TENANT, Forge, Server, kernel_of
 from tests.policy.running import RunningOpa
+from tests.record.templates import new_sqlite
 from workers.registration import activities_of, served_by
 from workflows.calling import call
 
@@ -38,7 +39,7 @@ class Calls:
 
 def test_calls_reach_their_pool_with_its_limits(server: Server, opa: RunningOpa, folder: Path) -> None:
     async def scenario() -> None:
-        client, store = await server.client(), Store.open(f"sqlite:///{folder}/store.db")
+        client, store = await server.client(), Store.open(new_sqlite(folder / "store.db"))
         gate = Gate(client=client, kernel=kernel_of(store.tenant(TENANT), opa.engine), served=served_by("forge"))
         pool: dict[str, Any] = {
             "activities": activities_of([Forge()], "forge"), "interceptors": [gate], "activity_executor": ThreadPoolExecutor(2),

@@ -32,6 +32,7 @@ from schemas.kill_switch import KillScope, KillSwitch
 from schemas.task import TraceKeys
 from schemas.testing import Limits
 from tests.record.postgres import Postgres
+from tests.record.templates import new_sqlite
 from workers.toolchain import cache_directory
 
 ANN = Actor(principal_id="ann", kind="human")
@@ -109,7 +110,7 @@ def backend(request: pytest.FixtureRequest, root: RootFilesystem, running: Runni
 
 @pytest.fixture
 def tenant(tmp_path: Path) -> Iterator[TenantStore]:
-    store = Store.open(f"sqlite:///{tmp_path}/store.db")
+    store = Store.open(new_sqlite(tmp_path / "store.db"))
     yield store.tenant("acme")
     store.close()
 

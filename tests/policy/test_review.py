@@ -24,6 +24,7 @@ from schemas.policy import PolicyDecision
 from schemas.task import TraceKeys
 from schemas.testing import Patch
 from tests.policy.running import RunningOpa
+from tests.record.templates import new_sqlite
 from workflows.verdicts import denial
 
 pytestmark = pytest.mark.usefixtures("admitted")
@@ -52,7 +53,7 @@ class Review:
 
     def __init__(self, folder: Path, opa: RunningOpa) -> None:
         self._folder = folder
-        self.store = Store.open(f"sqlite:///{folder}/store.db")
+        self.store = Store.open(new_sqlite(folder / "store.db"))
         self.objects = ObjectStore.open(folder / "objects")
         self.blobs = BlobStore(folder / "blobs", "local")
         chain = EventChain(self.store.tenant("local"))

@@ -15,6 +15,7 @@ from schemas.event import Actor
 from schemas.task import TraceKeys
 from tests.record.postgres import Postgres
 from tests.record.statements import watched
+from tests.record.templates import new_sqlite
 
 KEYS = TraceKeys(tenant_id="acme", trace_id="trace", session_id="session", task_id="task")
 ACTOR = Actor(principal_id="uid:1000", kind="human")
@@ -90,7 +91,7 @@ on_postgresql = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A new, empty store; a test that uses it runs once on each database."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/store.db"
+        yield new_sqlite(tmp_path / "store.db")
         return
     postgres: Postgres = request.getfixturevalue("postgres")
     name = postgres.database(request.getfixturevalue("postgres_template"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import sqlite3
@@ -177,16 +178,31 @@ def test_the_database_itself_refuses_changes(store: Store, url: str, table: str,
 # --- an attacker with the file ---------------------------------------------------------------------------------------
 
 
+@functools.cache
+def unguarded() -> bytes:
+    """A store with a chain, whose database no longer refuses changes."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "store.db"
+        store = Store.open(f"sqlite:///{file}")
+        fill(EventChain(store.tenant("acme")))
+        store.close()
+        raw = sqlite3.connect(file)
+        for (trigger,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            raw.execute(f"DROP TRIGGER {trigger}")
+        raw.commit()
+        raw.close()
+        return file.read_bytes()
+
+
 @contextmanager
 def tampered(change: Callable[[sqlite3.Connection], object]) -> Iterator[list[Finding]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "store.db"
+        file.write_bytes(unguarded())
         store = Store.open(f"sqlite:///{file}")
         chain = EventChain(store.tenant("acme"))
-        fill(chain)
+        assert chain.verify("session") == []
         raw = sqlite3.connect(file)
-        for (trigger,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            raw.execute(f"DROP TRIGGER {trigger}")
         change(raw)
         raw.commit()
         raw.close()

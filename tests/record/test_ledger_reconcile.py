@@ -20,6 +20,7 @@ from activities.record.ledger import Reserved
 from activities.record.store import Store, TenantStore
 from schemas.ledger import CLOCK_SKEW_MS
 from schemas.reconciliation import Difference, Reconciliation
+from tests.record.templates import new_sqlite
 from tests.record.test_ledger import HUMAN, RULES, Books, session
 
 DAY_MS = 1_750_000_000_000
@@ -271,7 +272,7 @@ class StoredBooks(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.store = Store.open(f"sqlite:///{self.folder.name}/store.db")
+        self.store = Store.open(new_sqlite(Path(self.folder.name) / "store.db"))
         self.books = Books(self.store.tenant("acme"), RULES.model_copy(update={"session_window": {"micros": 250}}))
         self.count = 0
 

@@ -6,6 +6,7 @@ import multiprocessing
 import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +19,7 @@ from schemas.error import Refused
 from schemas.model import BlobRef
 from schemas.task import TraceKeys
 from tests.record.conftest import ACTOR, KEYS
+from tests.record.templates import new_sqlite
 
 KEY = "1" * 64
 
@@ -71,7 +73,7 @@ def test_keys_of_another_tenant_are_not_there(store: Store, cache: RunCache) -> 
 @pytest.fixture(scope="module")
 def one_store() -> Iterator[Store]:
     with tempfile.TemporaryDirectory() as folder:
-        opened = Store.open(f"sqlite:///{folder}/store.db")
+        opened = Store.open(new_sqlite(Path(folder) / "store.db"))
         yield opened
         opened.close()
 

@@ -20,6 +20,7 @@ from activities.record.views import Views
 from schemas.event import Actor, Event, EventDraft, EventKind
 from schemas.task import TENANT_CHAIN, UNTRACED, TraceKeys
 from schemas.view import SessionView, reduce_view
+from tests.record.templates import new_sqlite
 
 ACTOR = Actor(principal_id="uid:1000", kind="human")
 
@@ -116,7 +117,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from(KINDS), PAYLOADS), max_size=12)
 @contextmanager
 def small_store() -> Iterator[Store]:
     with tempfile.TemporaryDirectory() as folder:
-        store = Store.open(f"sqlite:///{Path(folder) / 'store.db'}")
+        store = Store.open(new_sqlite(Path(folder) / "store.db"))
         yield store
         store.close()
 

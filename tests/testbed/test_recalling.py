@@ -27,6 +27,7 @@ from schemas.testing import (
     counts_of,
     outcomes_sha256,
 )
+from tests.record.templates import new_sqlite
 
 A = "t.py::a"
 PASSED: Outcomes = {A: "passed"}
@@ -44,7 +45,7 @@ def request(tree: str = "a" * 40, **more: Any) -> RunTests:
 class Cached:
     def __init__(self, folder: Path, tenant_id: str) -> None:
         self.blobs = BlobStore(folder / "blobs", tenant_id)
-        self.store = Store.open(f"sqlite:///{folder}/store.db").tenant(tenant_id)
+        self.store = Store.open(new_sqlite(folder / "store.db")).tenant(tenant_id)
         self.activities = RunCacheActivities(self.blobs, RunCache(self.store))
         self.tenant_id = tenant_id
         self.receipts = 0

@@ -16,6 +16,7 @@ from schemas.approval import Action, ApprovalRequest, Decision, Refusal, parse_d
 from schemas.error import InputError
 from schemas.evidence import BUILDER_ID
 from schemas.task import TraceKeys
+from tests.record.templates import new_sqlite
 from tests.threats.test_foreign_text import request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +66,7 @@ def test_a_decision_carries_all_64_digits(length: int) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[TenantStore]:
-    opened = Store.open(f"sqlite:///{tmp_path}/store.db")
+    opened = Store.open(new_sqlite(tmp_path / "store.db"))
     yield opened.tenant("t")
     opened.close()
 
