@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.harness import Fabric
 from tests.policy.running import free_port
 from tests.record.postgres import running_postgres
+from workers.supervisor import PROMPT
 from workers.toolchain import locate
 
 NAMESPACES = ("red", "blue")
@@ -28,7 +29,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with two namespaces, that knows nothing of us."""
     port = free_port()
     argv = [str(locate("temporal").path), "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port)]
-    argv += ["--log-level", "error", *(word for name in NAMESPACES for word in ("--namespace", name))]
+    argv += ["--log-level", "error", *PROMPT, *(word for name in NAMESPACES for word in ("--namespace", name))]
     folder = tmp_path_factory.mktemp("temporal")
     server = subprocess.Popen(argv, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     yield f"127.0.0.1:{port}"

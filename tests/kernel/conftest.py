@@ -11,6 +11,7 @@ import pytest
 
 from tests.kernel.gated import Server
 from tests.policy.running import RunningOpa, free_port
+from workers.supervisor import PROMPT
 from workers.toolchain import locate
 
 
@@ -19,7 +20,7 @@ def server() -> Iterator[Server]:
     port = free_port()
     argv = [
         str(locate("temporal").path), "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port),
-        "--log-level", "error",
+        "--log-level", "error", *PROMPT,
     ]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="gen4-temporal-") as folder:
         process = subprocess.Popen(argv, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

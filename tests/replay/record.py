@@ -20,7 +20,7 @@ from tests.e2e.harness import git, write_repository
 from tests.policy.running import RunningOpa, free_port
 from tests.workflows.harness import BUGGY, FIXED, LIB, Fabric
 from tests.workflows.test_reconciliation import cut_off
-from workers.supervisor import SEARCH_ATTRIBUTES
+from workers.supervisor import PROMPT, SEARCH_ATTRIBUTES
 from workers.toolchain import locate
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -30,7 +30,8 @@ def main(wanted: list[str]) -> None:
     port = free_port()
     argv = [
         str(locate("temporal").path), "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port),
-        "--log-level", "error", *(word for name in SEARCH_ATTRIBUTES for word in ("--search-attribute", f"{name}=Keyword")),
+        "--log-level", "error", *PROMPT,
+        *(word for name in SEARCH_ATTRIBUTES for word in ("--search-attribute", f"{name}=Keyword")),
     ]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="gen4-replay-") as folder:
         (Path(folder) / "opa").mkdir()

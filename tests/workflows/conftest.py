@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.harness import git, write_repository
 from tests.policy.running import RunningOpa, free_port
 from tests.workflows.harness import BUGGY, LIB, Fabric
-from workers.supervisor import SEARCH_ATTRIBUTES
+from workers.supervisor import PROMPT, SEARCH_ATTRIBUTES
 from workers.toolchain import locate
 
 TEST = "def test_answer():\n    from lib import answer\n\n    assert answer == 42\n\n\ndef test_other():\n    pass\n"
@@ -24,7 +24,8 @@ def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
     port = free_port()
     argv = [
         str(locate("temporal").path), "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port),
-        "--log-level", "error", *(word for name in SEARCH_ATTRIBUTES for word in ("--search-attribute", f"{name}=Keyword")),
+        "--log-level", "error", *PROMPT,
+        *(word for name in SEARCH_ATTRIBUTES for word in ("--search-attribute", f"{name}=Keyword")),
     ]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="gen4-workflows-") as folder, RunningOpa(tmp_path_factory.mktemp("opa")) as opa:
         server = subprocess.Popen(argv, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
