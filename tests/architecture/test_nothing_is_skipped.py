@@ -18,16 +18,25 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("ci", ["true", ""])
-def test_a_skip_fails_only_in_ci(tmp_path: Path, case: str, ci: str) -> None:
-    (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "test_more.py").write_text("def test_that_passes(): ...\n")
-    (tmp_path / "test_case.py").write_text(CASES[case])
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
-        cwd=tmp_path, env={**os.environ, "CI": ci}, capture_output=True, text=True, check=False,
+def run(folder: Path, ci: str, *cases: str) -> subprocess.CompletedProcess[str]:
+    (folder / "conftest.py").write_text(CONFTEST.read_text())
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "test_more.py").write_text("def test_that_passes(): ...\n")
+    for case in cases:
+        (folder / f"test_{case}.py").write_text(CASES[case])
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)], cwd=folder,
+        env={**os.environ, "CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == (1 if ci else 0), done.stdout + done.stderr
-    assert ("counts as failed" in done.stdout) == bool(ci)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_skip_fails_in_ci(tmp_path: Path, case: str) -> None:
+    done = run(tmp_path, "true", case)
+    assert done.returncode == 1 and "counts as failed" in done.stdout, done.stdout + done.stderr
+
+
+def test_elsewhere_no_skip_fails(tmp_path: Path) -> None:
+    done = run(tmp_path, "", *CASES)
+    assert done.returncode == 0 and "counts as failed" not in done.stdout, done.stdout + done.stderr
+    assert "3 skipped" in done.stdout and "1 xfailed" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def entry_of(module: str) -> str:
     return next((entry for entry in ALLOWED if entry == module or (entry.endswith("/") and module.startswith(entry))), "")
 
 
+@functools.cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse((ROOT / module).read_text())
+
+
+@functools.cache
 def taken() -> dict[str, dict[Power, str]]:
     """By line of the table (or module without one): which powers are taken, and where."""
     found: dict[str, dict[Power, str]] = {}
@@ -68,7 +75,7 @@ def test_only_activity_modules_implement_and_each_names_its_capability() -> None
     """A capability's implementation carries the mark that puts it behind the gate, in the one module a worker takes it from."""
     marked: dict[str, list[str]] = {}
     for module in modules():
-        for node in ast.walk(ast.parse((ROOT / module).read_text())):
+        for node in ast.walk(tree_of(module)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "implements":
                 [argument] = node.args
                 assert isinstance(argument, ast.Name), f"{module}:{node.lineno}: the capability is named, not computed"
@@ -84,7 +91,7 @@ def _path_of(name: str) -> str:
 
 
 def _imported(module: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+    for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

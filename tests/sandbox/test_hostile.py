@@ -325,7 +325,7 @@ def test_no_program_gets_more_than_its_share_of_the_cpu(driver: Driver) -> None:
             """
         ),
         cpus=1.0,
-        wall_ms=3_000,
+        wall_ms=1_500,
     )
     assert (ended["ending"], ended["left"]) == ("wall_time", [])
     assert ended["cpu"][0] <= ended["wall_ms"] * 1.2 + 300
