@@ -78,13 +78,15 @@ class Builder:
         end, product = self._run("build", {"step": "metadata", "sdist": None, "last": True}, write, tools, heartbeat)
         return CoreMetadata(product, str(end.get("entry_points", ""))) if end.get("ok") is True else None
 
-    def bytecode(self, environment: Path, heartbeat: Heartbeat) -> bytes:
-        """A zip archive with the bytecode of an environment's modules, each under the name of its source.
+    def bytecode(self, folder: Path, heartbeat: Heartbeat) -> tuple[bytes, str]:
+        """A zip archive with the bytecode of the modules below a folder, each under the name of its source, and the tag of the
+        interpreter that it is for.
 
         Raises:
             InfrastructureError: RUNNER_FAILED.
         """
-        return self._run("bytecode", {}, None, environment, heartbeat)[1]
+        end, product = self._run("bytecode", {}, None, folder, heartbeat)
+        return product, str(end.get("tag"))
 
     def _run(
         self,

@@ -1,4 +1,4 @@
-"""Bytecode of wheels: compiled by the base's Python in a sandbox, kept beside the base for every home that uses it.
+"""Bytecode of wheels and of our runner: compiled by the base's Python in a sandbox, kept beside the base for every home.
 
 Each wheel is compiled alone, so that none can touch what is kept for another.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -15,15 +16,11 @@ from pathlib import Path
 from activities.kernel.sandbox.port import RootFilesystem
 from activities.testbed import wheels
 from activities.testbed.building import Builder
+from activities.testbed.harness import compiled_runner, harness_version, runner_files, version_of
 from schemas.canonical import sha256_hex
 
 _WORTH_IT = 4096
 """Bytes of source: a sandbox takes longer than to compile less than that in every run."""
-
-
-def folder_of(root: RootFilesystem) -> Path:
-    """Where the bytecode that a base's Python made is kept."""
-    return root.path.with_name(f"{root.path.name}-{wheels.BYTECODE.replace('/', '-')}")
 
 
 class Bytecode:
@@ -52,7 +49,33 @@ class Bytecode:
         with tempfile.TemporaryDirectory(prefix="gen4-wheel-") as scratch:
             folder = Path(scratch) / "env"
             wheels.install([(filename, data)], folder)
-            return self._builder.bytecode(folder, heartbeat)
+            return self._builder.bytecode(folder, heartbeat)[0]
+
+    def compile_runner(self, root: RootFilesystem, heartbeat: Callable[[], None]) -> None:
+        """Have the runner compiled that sandboxes of ``root`` start with from now on, unless it is there already.
+
+        Raises:
+            InfrastructureError: RUNNER_FAILED, or the sandbox could not be used.
+        """
+        target = compiled_runner(root)
+        if target.is_dir():
+            return
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compiling-") as scratch:
+            folder = Path(scratch) / "runner"
+            folder.mkdir(mode=0o755)
+            for file in runner_files():
+                shutil.copyfile(file, folder / file.name)
+                (folder / file.name).chmod(0o644)
+            if version_of(folder) != harness_version():
+                return  # another version was installed since this process began
+            archive, tag = self._builder.bytecode(folder, heartbeat)
+            wheels.add_bytecode(archive, folder, tag)
+            try:
+                os.rename(folder, target)
+            except OSError:
+                if not target.is_dir():  # another worker may have been first
+                    raise
 
 
 def _write_whole(file: Path, data: bytes) -> None:

@@ -28,8 +28,9 @@ from activities.record.home import Home
 from activities.record.objects import ObjectStore
 from activities.testbed import node_packages, wheels
 from activities.testbed.building import Builder, archive_of
-from activities.testbed.bytecode import Bytecode, folder_of
+from activities.testbed.bytecode import Bytecode
 from activities.testbed.discovery import CoreMetadata, Discovered, discover, is_metadata, refuse_newer_python
+from activities.testbed.harness import compiled
 from activities.testbed.resolving import Base, NoWheel, download_wheels, fetch_sdist
 from schemas.canonical import digest_of, jcs, jcs_sha256, sha256_hex
 from schemas.error import Refused
@@ -80,7 +81,7 @@ class Environments:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._blobs, self._objects, self._root = blobs, objects, root
         self._builder = Builder(root, backend)
-        self._bytecode = Bytecode(folder_of(root), self._builder)
+        self._bytecode = Bytecode(compiled(root), self._builder)
 
     def prepare(
         self, base_tree: GitId, requirements: tuple[str, ...], heartbeat: Heartbeat, runner: Runner = "pytest"
@@ -163,6 +164,8 @@ class Environments:
         folder = self._path(environment_digest)
         if not folder.is_dir():
             self._build(environment_digest, self.lock(environment_digest), lambda: None)
+        elif self._made_elsewhere is None:
+            self._bytecode.compile_runner(self._root, lambda: None)  # of this version, if another one made the folder
         return folder
 
     def lock(self, environment_digest: Digest) -> EnvironmentLock:
@@ -177,6 +180,7 @@ class Environments:
         if self._made_elsewhere is not None:
             self._made_elsewhere(digest)
             return
+        self._bytecode.compile_runner(self._root, heartbeat)
         if target.is_dir():
             return
         scratch = Path(tempfile.mkdtemp(dir=self._folder, prefix=".building-"))

@@ -24,6 +24,7 @@ from activities.kernel.sandbox.port import (
     SandboxSpec,
 )
 from activities.testbed.protocol import HarnessBroken, parse_line
+from activities.testbed.wheels import BYTECODE
 from schemas.error import InfrastructureError
 from schemas.testing import Limits
 
@@ -49,13 +50,33 @@ PINNED = {
 """The whole environment of the supervisor; SOURCE_DATE_EPOCH joins it."""
 
 
+def runner_files(folder: Path = RUNNER_FOLDER) -> tuple[Path, ...]:
+    """Everything that the runner consists of."""
+    return (*sorted(folder.glob("*.py")), *sorted(folder.glob("*.[cm]js")))
+
+
 @functools.cache
 def harness_version() -> str:
-    """sha256 over the runner's sources and the lock of what it measures with: another runner is another run key."""
+    """Of the runner with which this process began: another runner is another run key."""
+    return version_of(RUNNER_FOLDER)
+
+
+def version_of(runner: Path) -> str:
+    """sha256 over a runner's sources and the lock of what it measures with."""
     digest = hashlib.sha256()
-    for path in (*sorted(RUNNER_FOLDER.glob("*.py")), *sorted(RUNNER_FOLDER.glob("*.[cm]js")), HARNESS_LOCK):
+    for path in (*runner_files(runner), HARNESS_LOCK):
         digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def compiled(root: RootFilesystem) -> Path:
+    """Folder of what the base's Python has compiled, beside the base; :mod:`bytecode` fills it."""
+    return root.path.with_name(f"{root.path.name}-{BYTECODE.replace('/', '-')}")
+
+
+def compiled_runner(root: RootFilesystem) -> Path:
+    """The runner's files with their bytecode, once they were compiled."""
+    return compiled(root) / f"runner-{harness_version()}"
 
 
 def pinned_requirements(lock: Path) -> tuple[str, ...]:
@@ -80,7 +101,7 @@ def sandbox_spec(
         argv=(root.python, "-S", "-s", "-P", "-B", f"{RUNNER}/main.py"),
         env={**PINNED, "SOURCE_DATE_EPOCH": str(source_date_epoch), "PYTHONHASHSEED": str(hash_seed)},
         limits=limits,
-        runner=RUNNER_FOLDER,
+        runner=ready if (ready := compiled_runner(root)).is_dir() else RUNNER_FOLDER,
         environment=environment,
         harness=harness,
         labels={"mode": mode},

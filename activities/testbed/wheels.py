@@ -79,15 +79,19 @@ def install(
                     raise Refused("WHEEL_INVALID", f"{filename}: the environment exceeds {MAX_UNPACKED} bytes", "require less")
                 _write(archive, member, folder / target, executable=target.parts[0] == "bin")
         if bytecode is not None and (compiled := bytecode(filename, data)) is not None:
-            _add_bytecode(compiled, folder, python_version)
+            add_bytecode(compiled, folder, "cpython-" + "".join(python_version.split(".")[:2]))
     if project is not None:
         _describe_project(project, folder)
     _write_scripts(folder)
     _settle(folder)
 
 
-def _add_bytecode(archive: bytes, folder: Path, python_version: str) -> None:
-    tag = "cpython-" + "".join(python_version.split(".")[:2])
+def add_bytecode(archive: bytes, folder: Path, tag: str) -> None:
+    """Put bytecode beside its sources, where an interpreter with this ``tag`` looks for it.
+
+    Raises:
+        Refused: WHEEL_INVALID for what is not the bytecode of a source, and more than 2 GiB in all.
+    """
     left = MAX_UNPACKED
     with zipfile.ZipFile(io.BytesIO(archive)) as compiled:
         for member in compiled.infolist():

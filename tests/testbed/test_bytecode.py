@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from activities.kernel.sandbox.port import RootFilesystem, SandboxBackend
 from activities.testbed import wheels
 from activities.testbed.building import Builder
 from activities.testbed.bytecode import Bytecode
+from activities.testbed.harness import RUNNER_FOLDER, harness_version, runner_files, sandbox_spec
 from schemas.canonical import jcs
 from schemas.error import Refused
 from schemas.testing import Environment
 
+from .conftest import LIMITS
 from .index import wheel
 
 FILLING = "# " + "x" * 5000 + "\n"
@@ -92,6 +95,31 @@ def test_bytecode_of_no_source_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "outside.py").write_text("")
     with pytest.raises(Refused, match="WHEEL_INVALID"):
         wheels.install(found, tmp_path / "env", bytecode=lambda *_: archive(**{name: b""}), python_version="3.11.2")
+
+
+def test_sandboxes_start_with_a_compiled_runner(bed: Any, plain: Environment, root: RootFilesystem) -> None:
+    started = sandbox_spec(root, mode="tests", limits=LIMITS).runner
+    assert started.name == f"runner-{harness_version()}"
+    assert {path.name: path.read_bytes() for path in started.iterdir() if path.is_file()} == {
+        path.name: path.read_bytes() for path in runner_files()
+    }
+    assert {path.name.partition(".")[0] for path in (started / "__pycache__").iterdir()} == {
+        path.stem for path in runner_files() if path.suffix == ".py"
+    }
+
+
+def test_a_runner_that_was_never_compiled_is_started_as_it_is(bed: Any, root: RootFilesystem, tmp_path: Path) -> None:
+    elsewhere = replace(root, path=tmp_path / "root")
+    assert sandbox_spec(elsewhere, mode="tests", limits=LIMITS).runner == RUNNER_FOLDER
+
+
+def test_files_of_another_version_are_not_compiled_as_this_one(
+    bytecode: Bytecode, root: RootFilesystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("activities.testbed.bytecode.harness_version", lambda: "0" * 64)
+    elsewhere = replace(root, path=tmp_path / "root")
+    bytecode.compile_runner(elsewhere, lambda: None)
+    assert not list(tmp_path.rglob("runner-*"))
 
 
 def test_an_environment_whose_lock_knows_no_bytecode_is_made_as_it_was(bed: Any, plain: Environment) -> None:
