@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from activities.kernel.sandbox import cgroup
+from activities.kernel.sandbox.bubblewrap import BubblewrapBackend
 from schemas.testing import Limits
 
 CONTROLLERS = "cpuset cpu io memory pids"
@@ -95,3 +96,11 @@ def test_real_groups_are_made_and_removed() -> None:
     group.remove()
     assert not [name for folder in parents.folders() for name in set(os.listdir(folder)) - before[folder]
                 if not name.startswith(cgroup.PREFIX)]  # fmt: skip
+
+
+def test_a_worker_that_begins_leaves_the_group_of_a_sandbox_that_is_starting() -> None:
+    backend = BubblewrapBackend()
+    group = cgroup.Group(cgroup.find_parents(), Limits())
+    backend.reap(older_than_s=0)
+    assert all(folder.is_dir() for folder in group._all())
+    group.remove()

@@ -159,7 +159,8 @@ class BubblewrapBackend:
 
     def reap(self, older_than_s: float) -> int:
         """Sandboxes die with their worker; what may stay is one that was just starting, and an empty control group."""
-        return orphans.kill_orphans() + cgroup.reap(self._enforcement.parents, older_than_s)
+        # A younger group may be another worker's, whose sandbox is just starting and is not in it yet.
+        return orphans.kill_orphans() + cgroup.reap(self._enforcement.parents, max(older_than_s, START_TIMEOUT_S))
 
     def _bwrap(self) -> str:
         if self._executable is None:
