@@ -7,10 +7,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.harness import Fabric
+from tests.e2e.harness import Fabric, closed, git
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,33 @@ def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
     yield made
     made.gen4("down")
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def approved(fabric: Fabric) -> dict[str, Any]:
+    """One session that went all the way by branch; several tests look at it."""
+    repository = fabric.repository("shop")
+    head = git(repository, "rev-parse", "HEAD")
+    done = fabric.gen4(
+        "remediate",
+        "-r",
+        str(repository),
+        "-g",
+        "clamp returns the upper bound for small values",
+        "--until",
+        "approval",
+        "--json",
+    )
+    assert done.code == 0, done.err
+    started = done.json
+    digest = started["approval"]["action_digest"]
+    approve = fabric.gen4("approve", started["workflow_id"], "--digest", digest, "--reason", "read it", "--json")
+    assert approve.code == 0, approve.err
+    ended = fabric.wait_for(started["workflow_id"], closed)
+    return {
+        "repository": repository,
+        "head": head,
+        "workflow_id": started["workflow_id"],
+        "digest": digest,
+        "result": ended["result"],
+    }

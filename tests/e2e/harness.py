@@ -103,6 +103,10 @@ class Fabric:
     def status(self) -> Any:
         return self.gen4("status", "--json").json
 
+    def state(self) -> Any:
+        """What clients read to find the fabric; for loops, where a whole command would cost more than what is waited for."""
+        return json.loads((self.home / "run" / "fabric.json").read_bytes())
+
     def wait_for(self, workflow_id: str, reached: Any, timeout: float = 180) -> Any:
         """Ask the session's status until ``reached(document)``; no answer, while a process restarts, is asked again."""
 
@@ -111,18 +115,26 @@ class Fabric:
             deadline = time.monotonic() + timeout
             while time.monotonic() < deadline:
                 try:
-                    client = await connect(self.status()["temporal_address"], "default")
+                    client = await connect(self.state()["temporal_address"], "default")
                     handle = client.get_workflow_handle(workflow_id)
                     while time.monotonic() < deadline:
                         latest = await handle.query("status", rpc_timeout=timedelta(seconds=5))
                         if reached(latest):
                             return latest
-                        await asyncio.sleep(0.1)
-                except (RPCError, Gen4Error, WorkflowQueryFailedError, WorkflowQueryRejectedError):
+                        await asyncio.sleep(0.2)
+                except (RPCError, Gen4Error, FileNotFoundError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
                     await asyncio.sleep(0.3)
             raise AssertionError(f"{workflow_id} did not get there: {json.dumps(latest, indent=1)}")
 
         return asyncio.run(poll())
+
+
+def waiting(document: Any) -> bool:
+    return bool(document.get("approval") and document["approval"]["status"] == "pending")
+
+
+def closed(document: Any) -> bool:
+    return bool(document["state"] == "Closed" and document.get("result"))
 
 
 def git(path: Path, *arguments: str) -> str:

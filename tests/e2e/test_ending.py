@@ -39,7 +39,7 @@ def test_the_sandbox_is_gone_and_the_session_closed(fabric: Fabric, how: str) ->
     path = fabric.repository(f"slow-{how}", SLOW)
     started = fabric.gen4("remediate", "--repository", str(path), "--goal", "x", "--json").json
     status = fabric.status()
-    until(lambda: "testbed.run_tests" in fabric.gen4("events", started["workflow_id"]).out and sandboxes(status) > 0, 60)
+    until(lambda: sandboxes(status) > 0 and "testbed.run_tests" in fabric.gen4("events", started["workflow_id"]).out, 60)
 
     async def end() -> None:
         client: Client = await connect(status["temporal_address"], "default")

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import policies
-from tests.e2e.harness import BUGGY, Fabric
-from tests.e2e.test_remediation import closed
+from tests.e2e.harness import BUGGY, Fabric, closed
 
 SLOW = {**BUGGY, "tests/test_slow.py": "import time\n\n\ndef test_slow():\n    time.sleep(100)\n"}
 
@@ -27,10 +26,11 @@ def exploring(fabric: Fabric, name: str) -> str:
     done = fabric.gen4("remediate", "-r", str(fabric.repository(name, SLOW)), "-g", "clamp", "--json")
     assert done.code == 0, done.err
     id: str = done.json["workflow_id"]
+    fabric.wait_for(id, lambda document: any(stage["name"].startswith("explore") for stage in document["stages"]), timeout=90)
     deadline = time.monotonic() + 90
     while not any(e["kind"] == "gate.decision" and e["capability_id"] == "testbed.run_tests" for e in events(fabric, id)):
         assert time.monotonic() < deadline
-        time.sleep(0.3)
+        time.sleep(0.5)
     return id
 
 
@@ -58,10 +58,8 @@ def test_a_revoked_lease_ends_its_session_and_no_other(fabric: Fabric) -> None:
     assert result["codes"] == ["LEASE_REVOKED"]
 
 
-def test_what_a_session_cost_is_attributed_and_adds_up(fabric: Fabric) -> None:
-    done = fabric.gen4("remediate", "-r", str(fabric.repository("costs")), "-g", "clamp", "--until", "approval", "--json")
-    assert done.code == 0, done.err
-    cost = fabric.gen4("ledger", "cost", "--session", done.json["workflow_id"], "--by", "capability", "--json")
+def test_what_a_session_cost_is_attributed_and_adds_up(fabric: Fabric, approved: dict[str, Any]) -> None:
+    cost = fabric.gen4("ledger", "cost", "--session", approved["workflow_id"], "--by", "capability", "--json")
     assert cost.code == 0, cost.err
     assert "testbed.run_tests" in json.dumps(cost.json)
     reconciled = fabric.gen4("ledger", "reconcile", "--json")

@@ -14,48 +14,10 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from schemas.capability import WORKFLOW_QUEUE
-from tests.e2e.harness import BUGGY, Fabric, git
+from tests.e2e.harness import BUGGY, Fabric, closed, git
 from workers.client import connect
 
 TEST_X = "from lib import x\n\n\ndef test_x():\n    assert x == 1\n"
-
-
-def waiting(document: Any) -> bool:
-    return bool(document.get("approval") and document["approval"]["status"] == "pending")
-
-
-def closed(document: Any) -> bool:
-    return bool(document["state"] == "Closed" and document.get("result"))
-
-
-@pytest.fixture(scope="module")
-def approved(fabric: Fabric) -> dict[str, Any]:
-    """One session that went all the way by branch; several tests look at it."""
-    repository = fabric.repository("shop")
-    head = git(repository, "rev-parse", "HEAD")
-    done = fabric.gen4(
-        "remediate",
-        "-r",
-        str(repository),
-        "-g",
-        "clamp returns the upper bound for small values",
-        "--until",
-        "approval",
-        "--json",
-    )
-    assert done.code == 0, done.err
-    started = done.json
-    digest = started["approval"]["action_digest"]
-    approve = fabric.gen4("approve", started["workflow_id"], "--digest", digest, "--reason", "read it", "--json")
-    assert approve.code == 0, approve.err
-    ended = fabric.wait_for(started["workflow_id"], closed)
-    return {
-        "repository": repository,
-        "head": head,
-        "workflow_id": started["workflow_id"],
-        "digest": digest,
-        "result": ended["result"],
-    }
 
 
 def test_an_approved_fix_is_released_as_a_signed_commit_on_a_new_branch(fabric: Fabric, approved: dict[str, Any]) -> None:
@@ -232,7 +194,7 @@ def test_wrong_input_from_the_start_form_fails_at_once_and_the_command_line_says
     id = f"form-{uuid.uuid4()}"
 
     async def started() -> None:
-        client = await connect(fabric.status()["temporal_address"], "default")
+        client = await connect(fabric.state()["temporal_address"], "default")
         handle = await client.start_workflow("Remediation", sent, id=id, task_queue=WORKFLOW_QUEUE)
         with pytest.raises(WorkflowFailureError):
             await asyncio.wait_for(handle.result(), 30)

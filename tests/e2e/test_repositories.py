@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import Fabric, git, write_repository
-from tests.e2e.test_remediation import closed, waiting
+from tests.e2e.harness import Fabric, closed, git, waiting, write_repository
 
 LIBRARY = "def inc(n):\n    return n - 1\n"
 TESTS = "from mod import inc\n\n\ndef test_inc():\n    assert inc(1) == 2\n"
