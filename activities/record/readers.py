@@ -67,7 +67,7 @@ class CatFile:
         found: set[str] = set()
         for oid in oids:
             self._ask(f"info {object_id(oid)}\n")
-            if self._answers.readline().endswith(b" missing\n"):
+            if self._answer().endswith(b" missing\n"):
                 found.add(oid)
         return found
 
@@ -78,8 +78,14 @@ class CatFile:
         except OSError as error:
             raise InfrastructureError("GIT_FAILED", f"git cat-file has ended: {error.strerror}") from error
 
+    def _answer(self) -> bytes:
+        line = self._answers.readline()
+        if not line.endswith(b"\n"):
+            raise InfrastructureError("GIT_FAILED", "git cat-file has ended")
+        return line
+
     def _header(self, oid: str) -> tuple[str, int]:
-        header = self._answers.readline().split()
+        header = self._answer().split()
         if len(header) != 3:
             raise InfrastructureError("OBJECT_MISSING", f"object {oid} is not in the store", _REMEDY)
         return header[1].decode(), int(header[2])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from activities.record.objects import ObjectStore
+from activities.record.readers import CatFile
 from schemas.error import InfrastructureError
 
 from .conftest import Repository
@@ -60,12 +61,13 @@ def test_one_that_was_killed_is_replaced(store: ObjectStore) -> None:
 
 def test_one_that_dies_under_a_reader_is_an_outage_and_nothing_else(store: ObjectStore) -> None:
     tree = store.write_tree(EMPTY, {"f": b"1"})
-    with pytest.raises(InfrastructureError, match=r"GIT_FAILED|OBJECT_MISSING"), store._readers.reading() as objects:
-        store._readers._idle.clear()
-        objects.read(tree)
-        objects._questions.close()  # it ends
-        objects._questions = open(os.devnull, "wb")  # noqa: SIM115
-        objects.read(tree)
+    for ask in (CatFile.read, CatFile.sizes, CatFile.missing):
+        with pytest.raises(InfrastructureError, match="GIT_FAILED"), store._readers.reading() as objects:
+            store._readers._idle.clear()
+            objects.read(tree)
+            objects._questions.close()  # it ends
+            objects._questions = open(os.devnull, "wb")  # noqa: SIM115
+            ask(objects, tree if ask is CatFile.read else (tree,))  # type: ignore[operator]
     assert store.file(tree, "f") == b"1"
 
 
