@@ -58,9 +58,9 @@ class Repairing:
             return _nothing("no_suspects", _why_no_unit(suspects, files_of(list(self._outcomes))))
         steps = KernelPolicy.load().limits.attempt.steps
         goal = Goal(targets, bool(request.named_targets), request.keep, request.wall_ms, steps)
-        return self._search(goal, space, suspects)
+        return self._search(goal, space)
 
-    def _search(self, goal: Goal, space: Space, suspects: list[Suspect]) -> Exploration:
+    def _search(self, goal: Goal, space: Space) -> Exploration:
         journal = RecordedSearch(self._stores, self._request, goal, self._keys, self._cursor_key, self._heartbeat)
         progress = journal.resume()
         for lost in range(MAX_SERVERS):

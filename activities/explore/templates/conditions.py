@@ -55,7 +55,7 @@ def negate_value(node: ast.Return | ast.Assign, module: Module) -> Iterator[Prop
         yield Proposal(module.span(node.value), negated(module, node.value), 0.25)
 
 
-def _asked(node: ast.AST, module: Module) -> Iterator[ast.expr]:
+def _asked(node: ast.AST) -> Iterator[ast.expr]:
     """Expressions whose truth is asked."""
     if isinstance(node, _TESTS):
         yield node.test
@@ -68,7 +68,7 @@ def _asked(node: ast.AST, module: Module) -> Iterator[ast.expr]:
 @template("condition.none", *_TESTS, ast.BoolOp, ast.comprehension)
 def ask_for_none(node: ast.AST, module: Module) -> Iterator[Proposal]:
     """Truth of ``x`` to ``x is not None`` and back; ``not x`` to ``x is None`` and back."""
-    for asked in _asked(node, module):
+    for asked in _asked(node):
         span = module.span(asked)
         if isinstance(asked, _VALUES):
             yield Proposal(span, f"{module.operand(asked)} is not None", 0.5)

@@ -71,7 +71,7 @@ _EXPRESSIONS = (ast.Call, ast.Compare, ast.BinOp, ast.Subscript, ast.Attribute, 
 _PLACES = (*_STATEMENTS, *_EXPRESSIONS, ast.keyword, ast.comprehension)
 
 
-def _wrapped(node: ast.AST, module: Module) -> Iterator[ast.expr]:
+def _wrapped(node: ast.AST) -> Iterator[ast.expr]:
     for value in _values(node):
         if not isinstance(value, _NOT_WRAPPED) and not isinstance(getattr(value, "ctx", None), ast.Store | ast.Del):
             yield value
@@ -81,7 +81,7 @@ def _wrapped(node: ast.AST, module: Module) -> Iterator[ast.expr]:
 def wrap_in_conversion(node: ast.AST, module: Module) -> Iterator[Proposal]:
     if isinstance(node, ast.Attribute):
         return
-    for value in _wrapped(node, module):
+    for value in _wrapped(node):
         if isinstance(value, ast.Tuple) and not module.text(value).startswith("("):
             continue
         text = module.text(value)
@@ -95,7 +95,7 @@ def wrap_in_conversion(node: ast.AST, module: Module) -> Iterator[Proposal]:
 
 @template("wrap.method", *_PLACES)
 def append_method(node: ast.AST, module: Module) -> Iterator[Proposal]:
-    for value in _wrapped(node, module):
+    for value in _wrapped(node):
         if isinstance(value, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
             end = module.span(value)[1]
             for call, prior in _METHODS:
@@ -105,7 +105,7 @@ def append_method(node: ast.AST, module: Module) -> Iterator[Proposal]:
 @template("wrap.default", *_PLACES)
 def give_default(node: ast.AST, module: Module) -> Iterator[Proposal]:
     """``x`` to ``x or []`` and the like."""
-    for value in _wrapped(node, module):
+    for value in _wrapped(node):
         if isinstance(value, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
             text = module.text(value)
             for default, prior in _DEFAULTS:
