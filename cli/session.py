@@ -23,10 +23,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from cli.output import progress, say
 from schemas.capability import WORKFLOW_QUEUE
-from schemas.details import plain
 from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
 from schemas.request import SessionResult
 from schemas.status import SessionStatus, Stage
+from schemas.text import plain
 
 T = TypeVar("T")
 ABOVE_POLICY = "_ABOVE_POLICY"

@@ -189,7 +189,7 @@ class Fabric:
         base, result = self.source.base_tree, request.patch.result_tree
         sealing = SealBundle(
             **fields, regression=determinism, determinism=determinism, limits=Limits(), members=members,
-            rerun_bundle_digest=rerun.bundle_digest, runs=2, candidate_id="cand-1",
+            rerun_bundle_digest=rerun.bundle_digest, candidate_id="cand-1",
             explorer_name="external", explorer_version="1", base_runs=(request.base, self.run(BASE, base, **base_run)),
             patched_runs=(request.patched, self.run(PATCHED, harness, **patched_run)),
             rerun_runs=(self.run(BASE, base, **base_run), self.run(PATCHED, harness, **patched_run)),
