@@ -82,4 +82,6 @@ def _write_whole(file: Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=".writing-")
     with os.fdopen(handle, "wb") as out:
         out.write(data)
+        out.flush()
+        os.fsync(handle)  # it is kept for good: half of one would fail every environment
     os.replace(name, file)
