@@ -74,7 +74,7 @@ class TreeRuns:
         self.irreproducible: tuple[str, ...] = ()
 
     async def verdict_runs(self, imported: ImportedPatch, environment: Environment) -> tuple[Runs, TestRun | None]:
-        """As many of each tree as the job wants, in turn, or the agreed ones of an earlier Compile; with these its probe."""
+        """As many of each tree as the job wants, or the agreed ones of an earlier Compile; with these its probe."""
         base = self._request(self._job.source.base_tree, environment, "base")
         patched = self._request(imported.harness_tree, environment, "patched")
         known = await self._recalled(base, patched, imported, environment)
