@@ -2,7 +2,7 @@
 package gen4.catalogue
 
 descriptors := {
-	"compile.import_patch": "f1c0690ddf1de7fcc25294fcb116209bb84a069a74fe13f2c8c9b553201c2692",
+	"compile.import_patch": "f4695170afd0cff5204349f3c7525222ab551216f0fe7adf967e1d193deb6871",
 	"control.close_session": "76d28b6044a4ec557d621cb8ae290a05e30887916e6029e87c0fcdf4961cdbe9",
 	"control.expire_reservations": "f5d5bca1e2a3219899af577790e9ad6458c0506320c901fd883b3caaa688fede",
 	"control.find_abandoned": "f3654df4b22bb823f1ac1d7396041db1c48eafca3ef5020210d26ca48f410d4d",
@@ -15,7 +15,7 @@ descriptors := {
 	"control.redeem_approval": "7240a85a40cebc4369786feef9bf2ade2090ed090bbb853586eeba00bc32c70d",
 	"control.request_approval": "db89ef1d00cee17dc855a2e60a4affe7a5074e2d62c399cd3ccc81bfd9771eea",
 	"evidence.assemble_members": "36526c6c391f159b8b8534d0c861a2a095cc6bad815b42211e9ad90e7e797623",
-	"evidence.reread_patch": "9bf89941ef7a19c09c48c2231fa07908968cbb952b395dbaec4e48f3a4001532",
+	"evidence.reread_patch": "f9d17cab56437f7cc6396e47eb365f45033fb0571c1538d0ae73dff3d4e06355",
 	"evidence.seal_bundle": "e6af0f63ff983a43839d5ec14bffaa5f5276c832cb8908b7d0e6e831e3a1e385",
 	"evidence.seal_rejection": "b3cfbb3bf70e8b4aa61764a08157d8ecf5fe1d41f47b78a0211cd4677446ed38",
 	"evidence.take_checkpoint": "454e9f19b25a85323d59aea6bb6b5eb269ec3af9ec2c1184ae8a6d9ceaa52fd1",

@@ -355,6 +355,8 @@ class ImportPatch(Payload):
     source: Source
     patch: str | None = None
     patch_ref: BlobRef | None = None
+    named_tests: tuple[str, ...] = ()
+    """Of the plan: further files that are laid over from base."""
 
     @property
     def text(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
@@ -32,6 +33,16 @@ class TestPlan(Payload):
     """Arguments behind ``node --test``, of runner ``node``."""
     frozen_clock: bool = False
     """Asked for by the request: the wall clock of the tests stands at the commit time (monotonic clocks run on)."""
+
+    @property
+    def named_tests(self) -> tuple[str, ...]:
+        """Files of tests that the command itself names, for :func:`fnmatch.fnmatchcase`; whatever they are called, a patch must
+        not decide what they say. Doctests are of the very files that a patch mends, so with them none is named."""
+        if "--doctest-modules" in self.pytest_args:
+            return ()
+        files = (re.sub(r"([*?[])", r"[\1]", word.partition("::")[0]) for word in self.pytest_args if not word.startswith("-"))
+        globs = (word for word in self.node_args if not word.startswith("-"))
+        return tuple(sorted({word.removeprefix("./") for word in (*files, *globs)}))
 
 
 class RunVariant(Payload):

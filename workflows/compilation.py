@@ -115,7 +115,7 @@ class Compilation:
 
     async def _accepted(self) -> CompileResult:
         """All eight steps. Raises NotAccepted at the first that says no."""
-        request = ImportPatch(**_patch_of(self._job), source=self._job.source)
+        request = ImportPatch(**_patch_of(self._job), source=self._job.source, named_tests=self._job.plan.named_tests)
         (imported, policy), environment = await together(self._reviewed(request), self._environment())
         trial = await self._judged(imported, policy, environment)
         compared, members, rerun = await self._compared_and_rerun(trial)
@@ -214,7 +214,8 @@ class Compilation:
         with self._progress.stage("assemble members"):
             members = await self._assemble(trial.imported.patch, trial.environment, trial.runs, trial.judged, trial.policy)
         with self._progress.stage("re-run from the members"):
-            request = ImportPatch(source=self._job.source, patch_ref=members.blobs[PATCH])
+            recorded = members.blobs[PATCH]
+            request = ImportPatch(source=self._job.source, patch_ref=recorded, named_tests=self._job.plan.named_tests)
             imported, environment = await together(
                 call(IMPORT_PATCH, request, summary="the patched tree, again"),
                 call(PREPARE_ENVIRONMENT, self._environment_request(), summary="the environment, again"),

@@ -92,7 +92,7 @@ class GaDiff:
         async def tests(source: Source, environment: Environment, name: str, ordinal: int) -> TestRun:
             request = RunTests(
                 tree=source.base_tree, environment=environment, plan=plan, limits=limits, commit_time=source.commit_time,
-                purpose="base" if name == "base" else "patched", ordinal=ordinal, measure=plan.runner == "pytest",
+                purpose="base" if name == "base" else "patched", ordinal=ordinal, measure=True,
             )  # fmt: skip
             return await call(RUN_TESTS, request, summary=f"{name}, run {ordinal}")
 

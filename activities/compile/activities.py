@@ -22,7 +22,7 @@ class CompileActivities:
     def import_patch(self, request: ImportPatch) -> ImportedPatch:
         base_tree, sent = request.source.base_tree, self._bytes(request)
         try:
-            imported = import_patch(self._objects, base_tree, sent)
+            imported = import_patch(self._objects, base_tree, sent, request.named_tests)
         except (InputError, Refused) as error:
             self._blobs.put(sent, DIFF_TYPE)  # the signed report is about these very bytes
             if error.code == "PATCH_DOES_NOT_APPLY" and request.patch is not None and not request.patch.isascii():

@@ -48,16 +48,16 @@ class Derived:
     raising: str | None
 
 
-Derive = Callable[[ObjectStore, str, bytes], Derived]
+Derive = Callable[[ObjectStore, str, bytes, tuple[str, ...]], Derived]
 
 
-def derive(objects: ObjectStore, base_tree: str, diff: bytes) -> Derived:
-    """All trees that follow from a base tree and a patch, and from nothing else.
+def derive(objects: ObjectStore, base_tree: str, diff: bytes, named_tests: tuple[str, ...]) -> Derived:
+    """All trees that follow from a base tree, a patch and the tests that a plan names, and from nothing else.
 
     Raises:
         InputError, Refused: of :func:`activities.testbed.importing.import_patch`.
     """
-    imported = import_patch(objects, base_tree, diff)
+    imported = import_patch(objects, base_tree, diff, named_tests)
     return Derived(imported, probe_tree(objects, base_tree, imported.harness_tree))
 
 
@@ -152,7 +152,7 @@ def _patch(request: SealBundle, supplies: Supplies, derive: Derive) -> Derived:
     diff = supplies.blob(patch.diff)
     if sha256_hex(diff) != patch.patch_sha256:
         raise Refused("PATCH_DIGEST", "the diff is not the patch", AGAIN)
-    derived = derive(supplies.tree(source.base_tree), source.base_tree, diff)
+    derived = derive(supplies.tree(source.base_tree), source.base_tree, diff, request.plan.named_tests)
     imported = derived.imported
     if (patch.base_tree, patch.result_tree) != (source.base_tree, imported.result_tree):
         raise Refused("PATCH_TREE", f"the patch gives tree {imported.result_tree}, not {patch.result_tree}", AGAIN)

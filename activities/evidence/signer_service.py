@@ -94,7 +94,7 @@ class SignerService:
         self._objects = ObjectStore.open(ports.folder / "objects.git")
         self._repository = Remembering(self._objects)
         self._seen = _Seen()
-        self._derived: dict[tuple[str, str], Derived] = {}
+        self._derived: dict[tuple[str, str, tuple[str, ...]], Derived] = {}
         self._lock = threading.Lock()
 
     def handle(self, channel: Channel, message: Any, body: IO[bytes]) -> None:
@@ -165,13 +165,13 @@ class SignerService:
 
     # --- private -----------------------------------------------------------------------------------------------------
 
-    def _derive(self, objects: ObjectStore, base_tree: str, diff: bytes) -> Derived:
-        """Remembered by the hashes of what it follows from: the same patch is often compiled again."""
-        key = (base_tree, sha256_hex(diff))
+    def _derive(self, objects: ObjectStore, base_tree: str, diff: bytes, named_tests: tuple[str, ...]) -> Derived:
+        """Remembered by what it follows from: the same patch is often compiled again."""
+        key = (base_tree, sha256_hex(diff), named_tests)
         with self._lock:
             found = self._derived.get(key)
         if found is None:
-            found = derive(objects, base_tree, diff)
+            found = derive(objects, base_tree, diff, named_tests)
             with self._lock:
                 if len(self._derived) >= _REMEMBERED:
                     del self._derived[next(iter(self._derived))]

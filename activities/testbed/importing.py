@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 
 from activities.record.objects import ObjectStore
@@ -23,8 +24,11 @@ class Imported:
     paths: tuple[str, ...]
 
 
-def import_patch(objects: ObjectStore, base_tree: str, patch: bytes) -> Imported:
+def import_patch(objects: ObjectStore, base_tree: str, patch: bytes, named_tests: tuple[str, ...] = ()) -> Imported:
     """Apply ``patch`` to ``base_tree`` and make the tree that the tests run on.
+
+    Args:
+        named_tests: of the plan; files that are tests, whatever they are called.
 
     Raises:
         InputError: PATCH_TOO_LARGE.
@@ -41,7 +45,7 @@ def import_patch(objects: ObjectStore, base_tree: str, patch: bytes) -> Imported
     paths = objects.changed_paths(base_tree, result_tree)
     if any(not _is_text(path) for path in paths):
         raise Refused("PATCH_PATH", "the patch touches a path that is not UTF-8", "rename the file first")
-    return Imported(result_tree, harness_tree(objects, base_tree, result_tree), diff, paths)
+    return Imported(result_tree, harness_tree(objects, base_tree, result_tree, named_tests), diff, paths)
 
 
 def _applied(objects: ObjectStore, base_tree: str, patch: bytes) -> str:
@@ -53,13 +57,14 @@ def _applied(objects: ObjectStore, base_tree: str, patch: bytes) -> str:
         raise Refused("PATCH_PATH", error.message, error.remedy) from error
 
 
-def harness_tree(objects: ObjectStore, base_tree: str, result_tree: str) -> str:
+def harness_tree(objects: ObjectStore, base_tree: str, result_tree: str, named_tests: tuple[str, ...] = ()) -> str:
     """The patched tree with the tests and the test configuration of base laid over it; new test files stay."""
     changes = objects.changes(base_tree, result_tree)
     base_paths = set(objects.paths(base_tree))
     declared = declared_tests(objects.files(base_tree, CONFIGURATION).get)
     restored = set(restored_from_base([change.path for change in changes], base_paths))
-    restored |= {change.path for change in changes if change.path in base_paths and change.path in declared}
+    changed = [change.path for change in changes if change.path in base_paths]
+    restored |= {path for path in changed if path in declared or any(fnmatch.fnmatchcase(path, name) for name in named_tests)}
     return objects.undo(result_tree, [change for change in changes if change.path in restored]) if restored else result_tree
 
 

@@ -14,6 +14,7 @@ from activities.testbed.importing import PATCH_LIMIT, Imported, import_patch
 from schemas.capabilities import ImportedPatch, ImportPatch
 from schemas.error import Gen4Error, Refused
 from schemas.task import Source
+from schemas.test_command import parse_test_command
 
 pytestmark = pytest.mark.usefixtures("admitted")
 
@@ -124,6 +125,25 @@ def test_a_file_in_place_of_the_test_folder_makes_way(repository: Repository) ->
     imported = import_patch(repository.objects, repository.base, patch)
     assert "tests" in repository.files(imported.result_tree)
     assert imported.harness_tree == repository.base
+
+
+@pytest.mark.parametrize(
+    ("command", "restored"),
+    [
+        (("pytest", "calc.py::test_in_the_module"), True),
+        (("python", "-m", "pytest", "./calc.py", "-q"), True),
+        (("node", "--test", "*.py"), True),
+        (("pytest", "[c]alc.py"), False),
+        (("pytest", "tests"), False),
+        (("pytest", "--doctest-modules", "calc.py"), False),
+        ((), False),
+    ],
+)
+def test_a_file_that_the_command_names_is_a_test(repository: Repository, command: tuple[str, ...], restored: bool) -> None:
+    named = parse_test_command(command).named_tests
+    imported = import_patch(repository.objects, repository.base, repository.patch({"calc.py": FIXED}), named)
+    assert (imported.harness_tree == repository.base) is restored
+    assert imported.result_tree != repository.base
 
 
 def _refusal(repository: Repository, patch: bytes) -> str:
