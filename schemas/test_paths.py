@@ -14,6 +14,9 @@ _CONFIGURATION = frozenset({
     ".coveragerc", "sitecustomize.py", "usercustomize.py", "package.json", ".npmrc", ".node-version",
 })  # fmt: skip
 _METADATA_SUFFIXES = (".egg-info", ".dist-info")
+_GLOB_PART = re.compile(r"\*\*/|\*+|\[[^]/]+\]|.", re.DOTALL)
+_GLOB = {"**/": "(?:[^/]+/)*", "*": "[^/]*", "?": "[^/]"}
+_ALTERNATIVES = {"{": "(?:", ",": "|", "}": ")"}
 
 
 def _parts(path: str) -> list[str]:
@@ -38,6 +41,30 @@ def is_test_path(path: str) -> bool:
     if _JAVASCRIPT_TEST.fullmatch(name):
         return True
     return name.endswith(".py") and (name.startswith("test_") or name.endswith("_test.py"))
+
+
+def is_named(path: str, globs: Iterable[str]) -> bool:
+    """Whether one of ``globs`` stands for ``path``, as Node reads them: ``**/`` is any folder or none, braces hold alternatives.
+
+    A class of several characters stands for every character: what is a test too many is as base has it.
+    """
+    return any(re.fullmatch(_expression(glob), path, re.DOTALL) for glob in globs)
+
+
+def _expression(glob: str) -> str:
+    """The regular expression of a glob; braces without their match are plain characters."""
+    found, open_braces = "", 0
+    for part in _GLOB_PART.findall(glob):
+        open_braces += (part == "{") - (part == "}")
+        if open_braces < 0:
+            break
+        if part in _ALTERNATIVES and (open_braces or part == "}"):
+            found += _ALTERNATIVES[part]
+        elif len(part) > 2 and part.startswith("["):
+            found += re.escape(part[1]) if len(part) == 3 else _GLOB["?"]
+        else:
+            found += _GLOB.get(part, ".*" if part.startswith("**") else re.escape(part))
+    return found if open_braces == 0 else re.escape(glob)
 
 
 def restored_from_base(changed: Iterable[str], base: Iterable[str]) -> tuple[str, ...]:

@@ -36,11 +36,12 @@ class TestPlan(Payload):
 
     @property
     def named_tests(self) -> tuple[str, ...]:
-        """Files of tests that the command itself names, for :func:`fnmatch.fnmatchcase`; whatever they are called, a patch must
-        not decide what they say. Doctests are of the very files that a patch mends, so with them none is named."""
+        """Files of tests that the command itself names, as globs for :func:`schemas.test_paths.is_named`: whatever they are
+        called, a patch must not decide what they say. Doctests are of the very files that a patch mends, so with them none is.
+        """
         if "--doctest-modules" in self.pytest_args:
             return ()
-        files = (re.sub(r"([*?[])", r"[\1]", word.partition("::")[0]) for word in self.pytest_args if not word.startswith("-"))
+        files = (re.sub(r"([*?[{}])", r"[\1]", word.partition("::")[0]) for word in self.pytest_args if not word.startswith("-"))
         globs = (word for word in self.node_args if not word.startswith("-"))
         return tuple(sorted({word.removeprefix("./") for word in (*files, *globs)}))
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass
 
 from activities.record.objects import ObjectStore
 from activities.testbed.declared_tests import CONFIGURATION, declared_tests
 from schemas.error import InputError, Refused
-from schemas.test_paths import restored_from_base
+from schemas.test_paths import is_named, restored_from_base
 
 PATCH_LIMIT = 2 * 1024 * 1024
 """Bytes; also the limit of ``diff.patch`` in a bundle."""
@@ -64,7 +63,7 @@ def harness_tree(objects: ObjectStore, base_tree: str, result_tree: str, named_t
     declared = declared_tests(objects.files(base_tree, CONFIGURATION).get)
     restored = set(restored_from_base([change.path for change in changes], base_paths))
     changed = [change.path for change in changes if change.path in base_paths]
-    restored |= {path for path in changed if path in declared or any(fnmatch.fnmatchcase(path, name) for name in named_tests)}
+    restored |= {path for path in changed if path in declared or is_named(path, named_tests)}
     return objects.undo(result_tree, [change for change in changes if change.path in restored]) if restored else result_tree
 
 

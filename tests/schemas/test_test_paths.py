@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.test_paths import is_test_configuration, is_test_path, restored_from_base
+from schemas.test_command import parse_test_command
+from schemas.test_paths import is_named, is_test_configuration, is_test_path, restored_from_base
 
 TESTS = [
     "tests/test_a.py", "test/a.py", "src/pkg/tests/helper.py", "tests/data/x.json", "test_a.py", "pkg/a_test.py", "Tests/A.py",
@@ -48,3 +49,30 @@ def test_product_code_is_never_restored_and_new_tests_stay(changed: list[str], b
     assert set(CONFIGURATION) & set(changed) <= set(restored)
     assert set(restored) & set(TESTS) == set(changed) & set(base) & set(TESTS)
     assert list(restored) == sorted(set(restored))
+
+
+@pytest.mark.parametrize(
+    ("glob", "named", "others"),
+    [
+        ("checks/a.mjs", ["checks/a.mjs"], ["checks/b.mjs", "checks/axmjs", "lib/checks/a.mjs"]),
+        ("checks/*.mjs", ["checks/a.mjs"], ["checks/sub/a.mjs", "a.mjs"]),
+        ("checks/**/*.mjs", ["checks/a.mjs", "checks/sub/deep/a.mjs"], ["lib/a.mjs", "checks/a.js"]),
+        ("**/{a,b?}.{c,m}js", ["a.cjs", "x/y/b1.mjs"], ["b.mjs", "a.js", "a,b.cjs"]),
+        ("{a,{b,c}}/x", ["a/x", "b/x", "c/x"], ["{a/x", "a,{b/x"]),
+        ("a,b{.js", ["a,b{.js"], ["a", "b.js"]),
+        ("}a{", ["}a{"], ["a"]),
+        ("a[bc].js", ["ab.js", "ac.js"], ["a/.js", "a.js", "abc.js"]),
+        ("checks/**", ["checks/a/b.mjs"], ["checks2/a"]),
+    ],
+)
+def test_globs_are_read_as_node_reads_them(glob: str, named: list[str], others: list[str]) -> None:
+    found = parse_test_command(("node", "--test", f"./{glob}")).named_tests
+    assert [path for path in (*named, *others) if is_named(path, found)] == named
+
+
+@given(st.text(st.sampled_from("ab/.*?[]{},!-^\\"), max_size=12))
+def test_any_word_is_a_glob_and_a_file_that_pytest_is_given_is_that_file(word: str) -> None:
+    is_named("a/b", [word])
+    if word.strip("./") and not word.startswith(("/", "-")) and ".." not in word.split("/"):
+        named = parse_test_command(("pytest", word)).named_tests
+        assert is_named(word.removeprefix("./"), named) and not is_named(word + "a", named)

@@ -132,7 +132,7 @@ def test_a_file_in_place_of_the_test_folder_makes_way(repository: Repository) ->
     [
         (("pytest", "calc.py::test_in_the_module"), True),
         (("python", "-m", "pytest", "./calc.py", "-q"), True),
-        (("node", "--test", "*.py"), True),
+        (("node", "--test", "**/{calc,other}.py"), True),
         (("pytest", "[c]alc.py"), False),
         (("pytest", "tests"), False),
         (("pytest", "--doctest-modules", "calc.py"), False),
