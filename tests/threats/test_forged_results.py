@@ -202,9 +202,48 @@ def once(self, **keywords):
 HookCaller.__call__ = once"""
 
 
-@pytest.mark.parametrize(
-    "code", [TARGETED["CallInfo.from_call"], FOR_ONCE, HOOKS_FOR_ONCE], ids=["for good", "for once", "a caller of hooks"]
-)
+WITH_EYES_SHUT = f"""
+import sys
+module = sys.modules['_gen4.integrity']
+module._same, module.Integrity._look = lambda *_: True, lambda *_: None
+{FOR_ONCE}"""
+
+
+IN_ITS_OWN_WORDS = """
+class Sly(Exception):
+    def __str__(self):  # asked for while the report is made
+        from _pytest.reports import TestReport
+        kept = TestReport.__init__
+        def once(self, nodeid, location, keywords, outcome, longrepr, *rest, **names):
+            TestReport.__init__ = kept
+            kept(self, nodeid, location, keywords, 'passed', None, *rest, **names)
+        TestReport.__init__ = once
+        return ''
+raise Sly()"""
+
+
+OF_ANOTHER_KIND = """
+class Sly(Exception):
+    @property
+    def __class__(self):  # asked for when the test has ended
+        from _pytest.runner import CallInfo
+        kept = CallInfo.__init__
+        def once(self, **names):
+            CallInfo.__init__ = kept
+            kept(self, **{**names, 'excinfo': None, 'result': None})
+        CallInfo.__init__ = once
+        return Sly
+raise Sly()"""
+
+
+REPLACED = {
+    "for good": TARGETED["CallInfo.from_call"], "for once": FOR_ONCE, "a caller of hooks": HOOKS_FOR_ONCE,
+    "and who looks": WITH_EYES_SHUT, "by what is said of an exception": IN_ITS_OWN_WORDS,
+    "by what an exception is": OF_ANOTHER_KIND,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", REPLACED.values(), ids=REPLACED)
 def test_whoever_replaces_a_part_of_pytest_from_within_a_test_is_found_out(chain: Chain, code: str) -> None:
     assert chain.judge({"calc.py": in_add(code.strip())}).judgement.codes == ("HARNESS_TAMPERED",)
 
@@ -258,6 +297,44 @@ item.config.pluginmanager.register(Plugin())""",
 def test_whoever_reaches_for_what_runs_the_tests_is_found_out(chain: Chain, code: str) -> None:
     judgement = chain.judge({"calc.py": in_add(code.strip()).replace("a - b", "3")}).judgement
     assert (judgement.verdict, judgement.codes) == ("rejected", ("HARNESS_TAMPERED",)), judgement
+
+
+BEHIND_THE_LOOK = {
+    "while the report is made": WALK + """
+class Late(list):
+    def __iter__(self):
+        (found,) = [one for one in item.config.pluginmanager.get_plugins() if type(one).__name__ == 'Reporting']
+        tell = found._report
+        class Lie:
+            def __call__(self, event, **fields):
+                if event == 'phase':
+                    fields['outcome'], found._report = 'passed', tell
+                    item.session.testsfailed -= 1
+                tell(event, **fields)
+        found._report, item._report_sections = Lie(), []
+        return super().__iter__()
+item._report_sections = Late(item._report_sections)""",
+    "where reports go": WALK + """
+(found,) = [one for one in item.config.pluginmanager.get_plugins() if type(one).__name__ == 'Reporting']
+import os
+found._report.descriptor = os.dup(found._report.descriptor)""",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", BEHIND_THE_LOOK.values(), ids=BEHIND_THE_LOOK)
+def test_whoever_changes_an_object_of_ours_behind_the_look_is_found_out(chain: Chain, code: str) -> None:
+    assert chain.judge({"calc.py": in_add(code.strip())}).judgement.codes == ("HARNESS_TAMPERED",)
+
+
+def test_a_failure_has_left_before_the_teardown(chain: Chain) -> None:
+    late = """
+(found,) = [one for one in item.config.pluginmanager.get_plugins() if type(one).__name__ == 'Reporting']
+def late():
+    for event in found._report._held:
+        if event.get('outcome') == 'failed': event['outcome'] = 'passed'
+item.addfinalizer(late)"""
+    judgement = chain.judge({"calc.py": in_add((WALK + late).strip())}).judgement
+    assert (judgement.verdict, judgement.fail_to_pass) == ("rejected", ())
 
 
 @pytest.fixture(scope="module")
@@ -432,26 +509,20 @@ LEFT_OVER = {
     "equal to everything": "class Any(int):\n        def __eq__(self, other): return True\n    return Any()",
     "the expected answer": "return {(1, 2): 3}.get((a, b))",
     "an answer for one test": "import os\n    return 3 if 'test_add' in os.environ.get('PYTEST_CURRENT_TEST', '') else a - b",
-    "what lies in objects": """
-    class Late(list):
-        def __iter__(self):  # asked for while the report is made, behind the last look
-            tell = reporting._report
-            class Lie:
-                def __call__(self, event, **fields): tell(event, **fields)
-                def with_next(self, event, **fields):
-                    if event == 'phase' and fields['when'] == 'call':
-                        fields['outcome'], reporting._report = 'passed', tell
-                        item.session.testsfailed -= 1
-                    tell.with_next(event, **fields)
-            reporting._report, item._report_sections = Lie(), []
-            return super().__iter__()
+    "nobody who notes what is seen": """
     frame = None
     try: 1 / 0
     except ZeroDivisionError as error: frame = error.__traceback__.tb_frame
     while 'pyfuncitem' not in frame.f_locals: frame = frame.f_back
-    item = frame.f_locals['pyfuncitem']
-    (reporting,) = [one for one in item.config.pluginmanager.get_plugins() if type(one).__name__ == 'Reporting']
-    item._report_sections = Late(item._report_sections)
+    plugins = frame.f_locals['pyfuncitem'].config.pluginmanager.get_plugins()
+    (integrity,) = [one for one in plugins if type(one).__name__ == 'Integrity']
+    integrity._seen = type('Blind', (set,), {'add': lambda *_: None, 'update': lambda *_: None})()
+    from _pytest.reports import TestReport
+    kept = TestReport.__dict__['from_item_and_call']
+    def once(cls, item, call):
+        TestReport.from_item_and_call, call.excinfo = kept, None
+        return kept.__func__(cls, item, call)
+    TestReport.from_item_and_call = classmethod(once)
     return a - b""",
 }
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from itertools import compress
 from operator import getitem, is_
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 from .child import Reporter
@@ -24,14 +24,14 @@ from .reporting import text
 _WATCHED = frozenset({"pytest", "_pytest", "pluggy", "unittest", "builtins", "_gen4"})
 _DECIDING = (
     "_pytest.runner", "_pytest.reports", "_pytest.python", "_pytest.unittest", "_pytest._code.code", "_gen4.reporting",
-    "_gen4.child",
+    "_gen4.child", "_gen4.integrity", "_gen4.reaching",
 )  # fmt: skip
 """Modules through which an outcome goes on its way from a test to the supervisor; all of pluggy's, which differ by version."""
 _HOOKS = ("pytest_runtest_protocol", "pytest_runtest_call", "pytest_runtest_makereport", "pytest_runtest_logreport")
 """Hooks through which it goes; who takes part in them does not change while a test runs."""
+_COUNTED = frozenset({"_number", "_modules_seen", "_session", "_code_set", "_code_set_elsewhere"})
+"""What in our own objects changes as tests run."""
 _MAX_NAMES = 20
-_all, _map = all, map
-"""Whoever replaces a built-in does not blind us."""
 
 
 class Integrity:
@@ -46,7 +46,11 @@ class Integrity:
         self._columns: list[list[Any]] = []
         self._tests: dict[Any, tuple[FunctionType, object]] = {}
         self._ways: list[tuple[Any, ...]] = []
+        self._objects: list[tuple[Any, ...]] = []
         self._seen: set[str] = set()
+        self._raised: bool | None = None
+        """Whether the last phase of a test raised; None while one is under way."""
+        _seal(self)
 
     def pytest_load_initial_conftests(self, early_config: Any) -> None:
         # Behind the plugins that add to pytest themselves, before the first conftest: of all that load some, pytest's is last.
@@ -60,6 +64,7 @@ class Integrity:
         functions = [(name, getattr(value, "__func__", value)) for name, _, _, value in self._deciding]
         self._codes = [(name, value, value.__code__) for name, value in functions if isinstance(value, FunctionType)]
         self._columns = [[*column] for column in zip(*self._deciding, strict=True)]
+        self._objects = self._objects_now()
         self._reaching.start()
 
     def pytest_collection_finish(self, session: Any) -> None:
@@ -71,19 +76,33 @@ class Integrity:
             if file != own and file.startswith(self._work) and is_measured(file[len(self._work) :]):  # no test's text has it
                 self._seen.add(f"the function of {text(item.nodeid)}, by one of {text(file)}")
 
-    def pytest_runtest_call(self, item: Any) -> Generator[None, None, None]:
+    def pytest_runtest_setup(self) -> Generator[None, Any, None]:
+        self._raised = None
+        result = yield
+        self._raised = result.excinfo is not None
+
+    def pytest_runtest_call(self, item: Any) -> Generator[None, Any, None]:
         function, code = self._tests.pop(item, (None, None))
         if function is not None and (_function(item) is not function or function.__code__ is not code):
             self._seen.add(f"the function of {text(item.nodeid)}")
-        self._ways = self._ways_of(item)
-        yield
+        self._ways, self._raised = self._ways_of(item), None
+        result = yield
+        self._raised = result.excinfo is not None
         self._look()
         self._compare(item)
 
-    def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, None, None]:
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, None]:
+        raised = call.excinfo is not None
         if call.when == "call":
             self._look()
-        yield
+        if self._raised not in (None, raised):
+            self._seen.add(f"what came of {text(item.nodeid)}")
+        result = yield
+        if raised:  # an exception tells of itself in words of its own, so its code has just run
+            self._look()
+            self._compare(item)
+            if result.excinfo is None and result.get_result().outcome == "passed":
+                self._seen.add(f"the report of {text(item.nodeid)}, which raised")
 
     def pytest_sessionfinish(self) -> None:
         self._report("intact", changed=self._changed()[:_MAX_NAMES])
@@ -92,7 +111,7 @@ class Integrity:
         """Behind every test, so it has to be quick: names are found only where something differs."""
         _, owners, keys, values = self._columns
         try:
-            whole = _same(_map(getitem, owners, keys), values)
+            whole = _same(map(getitem, owners, keys), values)
         except KeyError:
             whole = False
         if not whole:
@@ -101,24 +120,28 @@ class Integrity:
             self._seen.update([name for name, function, code in self._codes if function.__code__ is not code])
 
     def _compare(self, item: Any) -> None:
-        now = self._ways_of(item)
-        changed = [len(one) != len(before) or not _same(one, before) for one, before in zip(now, self._ways, strict=True)]
+        pairs = zip((*self._ways_of(item), *self._objects_now()), (*self._ways, *self._objects), strict=True)
+        changed = [len(now) != len(before) or not _same(now, before) for now, before in pairs]
         if any(changed):
-            plugins = [f"an object of the runner, {type(plugin).__name__}" for plugin in (*self._plugins, self._report)]
+            plugins = [f"an object of the runner, {type(one).__name__}" for one in self._own()]
             names = ("the class of a test", "hooks of a test", *(f"hook {name}" for name in _HOOKS), *plugins)
             self._seen.update(compress(names, changed))
 
     def _ways_of(self, item: Any) -> list[tuple[Any, ...]]:
-        """The objects that an outcome passes: its test, who takes part in hooks, our own plugins without what they count."""
+        """The objects that an outcome passes on its way to our own: its test, and who takes part in hooks."""
         hook = item.config.hook
         ways: list[tuple[Any, ...]] = [(type(item),), ("ihook" in vars(item),)]
         for name in _HOOKS:
             implementations = _of(getattr(hook, name))
             ways.append((*implementations, *[one.function for one in implementations]))
-        for plugin in (*self._plugins, self._report):
-            held = vars(plugin)
-            ways.append((*held, *[value for value in held.values() if not isinstance(value, int)]))
         return ways
+
+    def _own(self) -> tuple[object, ...]:
+        return (*self._plugins, self._report, self._reaching)
+
+    def _objects_now(self) -> list[tuple[Any, ...]]:
+        """What our own objects hold, which is the same from before the first conftest on."""
+        return [tuple(part for entry in vars(one).items() if entry[0] not in _COUNTED for part in entry) for one in self._own()]
 
     def _changed(self) -> list[str]:
         now = dict(_functions(_modules()))
@@ -132,6 +155,8 @@ class Integrity:
         return sorted(name.replace("#", ".") for name in changed | self._seen | self._reaching.later)
 
     # Outermost: nothing comes between the look and what is looked at. Marked by hand, for pytest is imported later.
+    pytest_runtest_setup.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
+    pytest_runtest_teardown = pytest_runtest_setup
     pytest_runtest_call.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
     pytest_runtest_makereport.pytest_impl = {"hookwrapper": True, "tryfirst": True}  # type: ignore[attr-defined]
     pytest_sessionfinish.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
@@ -139,7 +164,25 @@ class Integrity:
 
 def _same(now: Iterable[Any], before: list[Any] | tuple[Any, ...]) -> bool:
     """Whether these are the very objects of before. Never by ``==``, which what came in their place may answer as it likes."""
-    return _all(_map(is_, now, before))
+    return all(map(is_, now, before))
+
+
+def _seal(plugin: object) -> None:
+    """Give ``plugin`` methods of its own, with names and built-ins of their own: nobody blinds it by replacing those of this
+    module, of its class or of ``builtins``."""
+    names: dict[str, Any] = {**globals(), "__builtins__": {**vars(builtins)}}
+    for name, function in globals().items():
+        if isinstance(function, FunctionType) and function.__module__ == __name__:
+            names[name] = _with_names(function, names)
+    for name, function in vars(type(plugin)).items():
+        if isinstance(function, FunctionType) and name != "__init__":
+            vars(plugin)[name] = MethodType(_with_names(function, names), plugin)
+
+
+def _with_names(function: FunctionType, names: dict[str, Any]) -> FunctionType:
+    sealed = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    sealed.__dict__.update(vars(function))
+    return sealed
 
 
 def _function(item: Any) -> FunctionType | None:

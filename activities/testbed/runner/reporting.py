@@ -34,8 +34,8 @@ class Selection:
 
 
 class Reporting:
-    """Events: ``collecting``, ``collected``, ``file`` (error or skip), ``start``, ``phase``, ``done``, ``network``, ``outside``,
-    ``session`` (what pytest itself makes of it all); with ``lines`` given, also ``lines``."""
+    """Events: ``collecting``, ``collected``, ``file`` (error or skip), ``start``, ``phase``, ``detail`` (of a failure), ``done``,
+    ``network``, ``outside``, ``session`` (what pytest itself makes of it all); with ``lines`` given, also ``lines``."""
 
     def __init__(
         self, target: Target, selection: Selection, report: Reporter, network: NetworkWatch, lines: Lines | None = None
@@ -71,14 +71,17 @@ class Reporting:
         outcome = report.outcome
         if outcome not in ("passed", "failed", "skipped"):
             return  # e.g. "rerun" of a plugin: another report follows
-        fields: dict[str, Any] = {"detail": _detail(report)} if outcome == "failed" else {}
+        xfail = hasattr(report, "wasxfail")
+        fields: dict[str, Any] = {}
         if type(report).__name__ == "SubtestReport":
             fields["sub"] = True
         elif report.when == "call" and self._lines is not None:
             fields["us"] = int(report.duration * 1_000_000)
-        self._report.with_next(
-            "phase", id=text(report.nodeid), when=report.when, outcome=outcome, xfail=hasattr(report, "wasxfail"), **fields
-        )
+        # What is no pass leaves at once: the teardown that follows may change what is held here.
+        tell = self._report.with_next if outcome == "passed" and not xfail else self._report
+        tell("phase", id=text(report.nodeid), when=report.when, outcome=outcome, xfail=xfail, **fields)
+        if outcome == "failed":
+            self._report("detail", id=text(report.nodeid), text=_detail(report))  # which foreign code may have a part in
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         self._check_origins()
@@ -107,6 +110,7 @@ class Reporting:
 
     pytest_collection_modifyitems.pytest_impl = {"trylast": True}  # type: ignore[attr-defined]
     pytest_runtest_logstart.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
+    pytest_runtest_logreport.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
     pytest_runtest_logfinish.pytest_impl = {"trylast": True}  # type: ignore[attr-defined]
     pytest_sessionfinish.pytest_impl = {"tryfirst": True}  # type: ignore[attr-defined]
 

@@ -100,6 +100,9 @@ class Results:
             self._test, self._phases, self._us = event["id"], [], None
         elif kind == "phase":
             self._phase(event)
+        elif kind == "detail":
+            if event["id"] == self._test and not self._is_planted(event["id"]):
+                self._send_detail(event["id"], event["text"])
         elif kind == "done":
             self._done(event["id"])
         elif kind == "outside":
@@ -247,7 +250,7 @@ class Results:
             canonical = "failed" if when == "call" else "error"
             if not self._is_planted(event["id"]):
                 self._failed = True
-                self._send_detail(event["id"], event["detail"])
+                self._send_detail(event["id"], event.get("detail", ""))
         elif outcome == "skipped":
             canonical = "xfailed" if xfail else "skipped"
         elif when == "call" and xfail:
@@ -294,7 +297,7 @@ class Results:
             self._host.with_next("worse", id=nodeid, outcome=outcome)
 
     def _send_detail(self, nodeid: str, detail: str) -> None:
-        if nodeid not in self._detailed and len(self._detailed) < _MAX_DETAILS:
+        if detail and nodeid not in self._detailed and len(self._detailed) < _MAX_DETAILS:
             self._detailed.add(nodeid)
             self._host.with_next("detail", id=nodeid, text=detail)
 
