@@ -97,7 +97,8 @@ def add_bytecode(archive: bytes, folder: Path, tag: str) -> None:
         for member in compiled.infolist():
             source = folder / member.filename
             left -= member.file_size
-            if left < 0 or ".." in source.parts or source.suffix != ".py" or not source.is_file():
+            inside = source.is_relative_to(folder) and ".." not in source.parts
+            if left < 0 or not inside or source.suffix != ".py" or not source.is_file():
                 raise Refused("WHEEL_INVALID", f"bytecode of {member.filename!r}, which is no source", "choose other versions")
             _write(compiled, member, source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc", executable=False)
 
