@@ -191,8 +191,9 @@ class ObjectStore:
     def _snapshot_of(self, entries: list[tuple[str, str, str]]) -> str:
         if len(self._content) > _CACHED_DIGESTS:
             self._content.clear()
-        known = {oid: self._content[oid] for _, _, oid in entries if oid in self._content}
-        for oid, data in self.read_many(sorted({oid for _, _, oid in entries} - known.keys())):
+        wanted = {oid for _, _, oid in entries}
+        known = {oid: digest for oid in wanted if (digest := self._content.get(oid)) is not None}  # others may clear it
+        for oid, data in self.read_many(sorted(wanted - known.keys())):
             known[oid] = self._content[oid] = hashlib.sha256(data).hexdigest()
         lines = [f"{mode} {known[oid]} ".encode() + os.fsencode(path) + b"\n" for path, mode, oid in entries]
         return hashlib.sha256(b"".join(sorted(lines))).hexdigest()
