@@ -148,6 +148,10 @@ def _after_pytest(words: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
 _NODE_WITH_VALUE = frozenset({"--test-name-pattern", "--test-skip-pattern", "--import", "--require", "-r"})
 
 
+_UNREAD_GLOB = re.compile(r"[@!+*?]\(|\\|\{[^}]*\.\.")
+"""What else Node reads in a glob, and :func:`schemas.test_paths.is_named` does not."""
+
+
 def _node_arguments(words: tuple[str, ...]) -> Iterator[str]:
     """Files, globs and the options that choose tests or load what the tests need; all others are ours."""
     if "--test" not in words:
@@ -159,6 +163,8 @@ def _node_arguments(words: tuple[str, ...]) -> Iterator[str]:
         name, equals, value = word.partition("=")
         if not word.startswith("-"):
             _check_path(word, "argument")
+            if _UNREAD_GLOB.search(word):
+                raise InvalidRequest(f"test_command: {word!r}: globs are made of *, ?, **, [] and {{a,b}}; write it with these")
             if word.endswith((".jsx", ".tsx")):
                 raise InvalidRequest(f"test_command: {word!r} holds JSX, which Node cannot load; commit what it compiles to")
             yield word

@@ -43,7 +43,7 @@ class TestPlan(Payload):
             return ()
         files = (re.sub(r"([*?[{}])", r"[\1]", word.partition("::")[0]) for word in self.pytest_args if not word.startswith("-"))
         globs = (word for word in self.node_args if not word.startswith("-"))
-        return tuple(sorted({word.removeprefix("./") for word in (*files, *globs)}))
+        return tuple(sorted({"/".join(part for part in word.split("/") if part not in ("", ".")) for word in (*files, *globs)}))
 
 
 class RunVariant(Payload):

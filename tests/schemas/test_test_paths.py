@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import posixpath
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.request import InvalidRequest
 from schemas.test_command import parse_test_command
 from schemas.test_paths import is_named, is_test_configuration, is_test_path, restored_from_base
 
@@ -66,8 +69,14 @@ def test_product_code_is_never_restored_and_new_tests_stay(changed: list[str], b
     ],
 )
 def test_globs_are_read_as_node_reads_them(glob: str, named: list[str], others: list[str]) -> None:
-    found = parse_test_command(("node", "--test", f"./{glob}")).named_tests
+    found = parse_test_command(("node", "--test", f".//./{glob}")).named_tests
     assert [path for path in (*named, *others) if is_named(path, found)] == named
+
+
+@pytest.mark.parametrize("glob", ["checks/@(a|b).mjs", "checks/!(a).mjs", "{a..c}.mjs", "\\a.mjs", "+(a).mjs", "*(a)", "?(a)"])
+def test_what_node_reads_and_we_do_not_is_refused(glob: str) -> None:
+    with pytest.raises(InvalidRequest, match="globs are made of"):
+        parse_test_command(("node", "--test", glob))
 
 
 @given(st.text(st.sampled_from("ab/.*?[]{},!-^\\"), max_size=12))
@@ -75,4 +84,5 @@ def test_any_word_is_a_glob_and_a_file_that_pytest_is_given_is_that_file(word: s
     is_named("a/b", [word])
     if word.strip("./") and not word.startswith(("/", "-")) and ".." not in word.split("/"):
         named = parse_test_command(("pytest", word)).named_tests
-        assert is_named(word.removeprefix("./"), named) and not is_named(word + "a", named)
+        path = posixpath.normpath(word)
+        assert is_named(path, named) and not is_named(path + "a", named)
