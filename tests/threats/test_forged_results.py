@@ -367,6 +367,10 @@ def test_another_function_in_the_place_of_a_test_is_found_out(unittests: Chain) 
     assert ruling.judgement.codes == ("HARNESS_TAMPERED",) and "the function of tests/test_unit.py::test_6" in ruling.message
 
 
+def test_what_an_exception_says_of_itself_below_unittest_is_looked_at_too(unittests: Chain) -> None:
+    assert unittests.judge({"calc.py": in_add(IN_ITS_OWN_WORDS.strip())}).judgement.codes == ("HARNESS_TAMPERED",)
+
+
 PLANTED = """
 import os, sys, types
 module = types.ModuleType('test_unit')

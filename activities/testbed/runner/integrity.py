@@ -98,7 +98,7 @@ class Integrity:
         if self._raised not in (None, raised):
             self._seen.add(f"what came of {text(item.nodeid)}")
         result = yield
-        if raised:  # an exception tells of itself in words of its own, so its code has just run
+        if raised or call.excinfo is not None:  # an exception tells of itself in words of its own, so its code has just run
             self._look()
             self._compare(item)
             if result.excinfo is None and result.get_result().outcome == "passed":
