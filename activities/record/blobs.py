@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import rfc8785
 
+from activities.record.whole_files import write_whole
 from schemas.canonical import StrictJsonError, jcs, sha256_hex, strict_json
 from schemas.error import InfrastructureError, InputError, Refused
 from schemas.model import BlobRef
@@ -40,7 +39,8 @@ class BlobStore:
         if self._is_whole(target, ref):
             return ref
         try:
-            _write_durably(target, data)
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(target, data)
         except OSError as error:
             raise InfrastructureError(
                 "BLOB_WRITE_FAILED", f"blob {ref.sha256} was not written: {error.strerror}", "free disk space and try again"
@@ -108,22 +108,3 @@ def _sha256_of(ref: BlobRef | str) -> str:
     if not _SHA256.match(sha256):
         raise InputError("BLOB_ID_INVALID", f"{sha256!r} is not a sha256", "send 64 lower-case hex digits")
     return sha256
-
-
-def _write_durably(target: Path, data: bytes) -> None:
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from activities.kernel.sandbox.port import RootFilesystem
+from activities.record.whole_files import write_whole
 from activities.testbed import wheels
 from activities.testbed.building import Builder
 from activities.testbed.harness import compiled_runner, harness_version, runner_files, version_of
@@ -42,7 +43,7 @@ class Bytecode:
         kept = self._folder / f"{sha256_hex(data)}.zip"
         if not kept.is_file():
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            _write_whole(kept, self._compiled(filename, data, heartbeat))
+            write_whole(kept, self._compiled(filename, data, heartbeat))
         return kept.read_bytes()
 
     def _compiled(self, filename: str, data: bytes, heartbeat: Callable[[], None]) -> bytes:
@@ -76,12 +77,3 @@ class Bytecode:
             except OSError:
                 if not target.is_dir():  # another worker may have been first
                     raise
-
-
-def _write_whole(file: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".writing-")
-    with os.fdopen(handle, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(handle)  # it is kept for good: half of one would fail every environment
-    os.replace(name, file)

@@ -26,6 +26,7 @@ from activities.kernel.sandbox.port import WORK, RootFilesystem, SandboxBackend
 from activities.record.blobs import BlobStore
 from activities.record.home import Home
 from activities.record.objects import ObjectStore
+from activities.record.whole_files import write_whole
 from activities.testbed import node_packages, wheels
 from activities.testbed.building import Builder, archive_of
 from activities.testbed.bytecode import Bytecode
@@ -209,7 +210,7 @@ class Environments:
             found = json.loads(file.read_text())
             return Base(found["markers"], found["libc"])
         base = self._builder.base(heartbeat)
-        _write_whole(file, json.dumps({"markers": base.markers, "libc": base.libc}))
+        write_whole(file, json.dumps({"markers": base.markers, "libc": base.libc}).encode())
         return base
 
     def _remembered(self, key: str) -> EnvironmentLock | None:
@@ -221,7 +222,7 @@ class Environments:
 
     def _remember(self, key: str, lock: EnvironmentLock) -> None:
         self._blobs.put(jcs(lock), "application/json")
-        _write_whole(self._folder / f"resolved-{key}.json", json.dumps({"environment_digest": digest_of(jcs(lock))}))
+        write_whole(self._folder / f"resolved-{key}.json", jcs({"environment_digest": digest_of(jcs(lock))}))
 
     def _metadata_files(self, tree: GitId) -> dict[str, bytes]:
         entries = [entry for entry in self._objects.entries(tree) if entry.type == "blob" and is_metadata(entry.path)]
@@ -392,10 +393,3 @@ def _indexed(requires: Sequence[str]) -> list[str]:
             raise Refused("REQUIREMENT_DIRECT", f"build requirement {line[:200]!r} names a URL", _HAS_WHEELS)
         lines.append(str(parsed))
     return lines
-
-
-def _write_whole(file: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".writing-")
-    with os.fdopen(handle, "w") as out:
-        out.write(text)
-    os.replace(name, file)

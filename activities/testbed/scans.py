@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +10,7 @@ from pydantic import ValidationError
 
 from activities.record.blobs import BlobStore
 from activities.record.home import Home
+from activities.record.whole_files import write_whole
 from activities.testbed.environment import Environments
 from activities.testbed.harness import harness_version, pinned_requirements
 from activities.testbed.scanning import SCANNERS, Missing, scanners_sha256
@@ -50,7 +49,7 @@ class Scans:
             return seen
         scanned = self._executor.scan(request, self._scanners(heartbeat), heartbeat, tenant_id=self._blobs.tenant_id)
         if scanned.findings is not None:
-            _write(file, scanned)
+            write_whole(file, scanned.model_dump_json().encode())
         return scanned
 
     def _scanners(self, heartbeat: Heartbeat) -> Digest | Missing:
@@ -71,10 +70,3 @@ class Scans:
             return None
         whole = all(ref is not None and self._blobs.path(ref).is_file() for ref in (seen.findings, seen.receipt))
         return seen if whole else None
-
-
-def _write(file: Path, scanned: ScannedTree) -> None:
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".writing-")
-    with os.fdopen(handle, "w") as out:
-        out.write(scanned.model_dump_json())
-    os.replace(name, file)
