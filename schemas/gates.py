@@ -55,5 +55,14 @@ class GateReport(Payload):
     waivers: tuple[UsedWaiver, ...] = ()
 
     @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.checked and not check.ok)
+
+    @property
     def codes(self) -> tuple[str, ...]:
-        return tuple(check.code for check in self.checks if check.checked and not check.ok)
+        return tuple(check.code for check in self.failed)
+
+    @property
+    def why(self) -> str:
+        """What failed, for people."""
+        return "; ".join(f"{check.code}: {check.reason or check.actual}" for check in self.failed)

@@ -267,11 +267,9 @@ class Compilation:
         self._gates += (report,)
         if report.verdict == "pass" or pass_on:
             return report
-        failed = [check for check in report.checks if check.checked and not check.ok]
-        message = "; ".join(f"{check.code}: {check.reason or check.actual}" for check in failed)
         outcome: Verdict = "irreproducible" if name == "determinism" else "rejected"
         codes = report.codes or (f"{name.upper()}_GATE",)
-        raise _refused(outcome, codes, message or f"the {name} gate did not pass", trial)
+        raise _refused(outcome, codes, report.why or f"the {name} gate did not pass", trial)
 
     def _differs(self, trial: Trial, judged: Judged) -> NotAccepted:
         """The re-run came to other outcomes, so its members would differ: the Determinism Gate fails on the test results."""

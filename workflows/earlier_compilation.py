@@ -222,11 +222,7 @@ class EarlierCompilation:
         return self._job.candidate.candidate_id if self._job.candidate else patch.patch_sha256[:12]
 
     async def _failed_gate(self, patch: Patch, policy: PolicyDecision, judged: Judged, report: GateReport) -> CompileResult:
-        failed = [check for check in report.checks if check.checked and not check.ok]
-        message = (
-            "; ".join(f"{check.code}: {check.reason or check.actual}" for check in failed)
-            or f"the {report.gate} gate did not pass"
-        )
+        message = report.why or f"the {report.gate} gate did not pass"
         verdict: Verdict = "irreproducible" if report.gate == "determinism" else "rejected"
         return await self._stopped(verdict, report.codes or (f"{report.gate.upper()}_GATE",), message, patch, policy, judged)
 

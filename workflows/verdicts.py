@@ -27,8 +27,7 @@ def failed_gate(compiled: CompileResult) -> str | None:
 
 def remedy_of(compiled: CompileResult) -> str:
     """What would make it pass: for the first code, in the words of the check that failed with it; else what any code says."""
-    failed = [check for report in compiled.gates if report.verdict != "pass" for check in report.checks]
-    failed = [check for check in failed if check.checked and not check.ok and check.remedy]
+    failed = [check for report in compiled.gates if report.verdict != "pass" for check in report.failed if check.remedy]
     first = compiled.codes[0] if compiled.codes else ""
     own = next((check.remedy for check in failed if check.code == first), "") or REMEDIES.get(first, "")
     named = next((check.remedy for check in failed), "")

@@ -178,8 +178,9 @@ class SigningActivities:
             now_ms=int(self._ports.now_s() * 1000),
         )
         if report.verdict != "pass":
-            remedy = _NAME_SIGNER if "SIGNER_UNTRUSTED" in report.codes else _START_AGAIN
-            raise Refused("BUNDLE_INVALID", f"{folder} does not verify: {', '.join(report.codes)}", remedy)
+            own = next((check.remedy for check in report.failed if check.remedy), _START_AGAIN)
+            remedy = _NAME_SIGNER if "SIGNER_UNTRUSTED" in report.codes else own
+            raise Refused("BUNDLE_INVALID", f"{folder} does not verify: {report.why}", remedy)
         stamp_bytes = (folder / STAMP).read_bytes()
         stamp = read_stamp(stamp_bytes)
         if stamp.bundle_digest != request.members.bundle_digest:

@@ -206,7 +206,7 @@ class SignerService:
         now_ms = int(self._ports.now_s() * 1000)
         report = verify_bundle(directory, trust, objects=self._repository, expected_parameters=expected, now_ms=now_ms)
         if report.verdict != "pass":
-            raise Refused("BUNDLE_INVALID", f"what was made does not verify: {', '.join(report.codes)}", _AGAIN)
+            raise Refused("BUNDLE_INVALID", f"what was made does not verify: {report.why}", _AGAIN)
         return report, trust
 
     def _beside(

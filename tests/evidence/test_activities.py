@@ -169,6 +169,15 @@ def test_a_signer_that_the_trust_file_does_not_name_is_told_apart(fabric: Fabric
     assert "gen4 keys list" in caught.value.remedy
 
 
+def test_a_worker_whose_clock_is_behind_the_signers_hands_out_no_bundle_and_says_so(fabric: Fabric) -> None:
+    request = fabric.sealing()
+    ports = dataclasses.replace(fabric.ports, now_s=lambda: float(NOW_S - 86_400))
+    with as_acting(who()), pytest.raises(Refused, match="STAMP_SCHEMA: created_at") as caught:
+        SigningActivities(ports, fabric.client, lambda: None).seal_bundle(request)
+    assert "clocks" in caught.value.remedy
+    assert list(fabric.home.bundles.iterdir()) == []
+
+
 def _distrust(fabric: Fabric, **changes: Any) -> None:
     TrustStore(fabric.home.keys).change(lambda trust: trust.model_copy(update=changes), NOW_S)
 
