@@ -39,112 +39,114 @@ class By(StrEnum):
 def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Budgets: grants, balances, costs, reconciling.", rich_markup_mode="markdown")
     app.add_typer(group, name="ledger")
+    for command in (balance, entries, grant, cost, reconcile):
+        group.command()(command)
 
-    @group.command()
-    def balance(
-        session: SessionOption = None, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False
-    ) -> None:
-        """What the tenant, or a session and its tasks, may still spend.
 
-        Example: `gen4 ledger balance --session remediation-…`
-        """
-        local, _ = _opened(READERS, token_file, ssh_key)
-        accounts = Ledger(local.store, local.chain).balances(_session(local, session))
-        if as_json:
-            emit([{**account.model_dump(mode="json"), "available": account.available} for account in accounts])
-            return
-        if not accounts:
-            show("no accounts yet: the first session makes them")
-        for account in accounts:
-            show(_balance(account))
+def balance(
+    session: SessionOption = None, token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False
+) -> None:
+    """What the tenant, or a session and its tasks, may still spend.
 
-    @group.command()
-    def entries(
-        session: SessionOption = None,
-        limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, the newest.")] = 100,
-        token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
-    ) -> None:  # fmt: skip
-        """Every movement, oldest first: grants, reservations and how they ended, overruns, refusals.
+    Example: `gen4 ledger balance --session remediation-…`
+    """
+    local, _ = _opened(READERS, token_file, ssh_key)
+    accounts = Ledger(local.store, local.chain).balances(_session(local, session))
+    if as_json:
+        emit([{**account.model_dump(mode="json"), "available": account.available} for account in accounts])
+        return
+    if not accounts:
+        show("no accounts yet: the first session makes them")
+    for account in accounts:
+        show(_balance(account))
 
-        Example: `gen4 ledger entries --session remediation-… --limit 20`
-        """
-        local, _ = _opened(READERS, token_file, ssh_key)
-        rows = LedgerReports(local.store).entries(_session(local, session), limit)
-        if as_json:
-            emit(rows)
-            return
-        for row in rows:
-            when = datetime.fromtimestamp(row["created_at_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-            accounts = f"{row['debit_account_id']} → {row['credit_account_id']}"
-            show(f"{when} {row['kind']:<8} {row['amount']:>16} {row['unit']:<12} {accounts} {row['reason']}".rstrip())
 
-    @group.command()
-    def grant(
-        amount: Annotated[str, typer.Argument(metavar="UNIT=AMOUNT", help=f"UNIT is one of {', '.join(UNITS)}.")],
-        reason: Annotated[str, typer.Option(help="Why; recorded with who did it.")],
-        grant_id: Annotated[
-            str | None, typer.Option("--id", help="The same id twice is one grant; default: a new one.")
-        ] = None,
-        token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
-    ) -> None:  # fmt: skip
-        """Give the tenant more to spend. Needs the role tenant_admin.
+def entries(
+    session: SessionOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, the newest.")] = 100,
+    token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Every movement, oldest first: grants, reservations and how they ended, overruns, refusals.
 
-        Example: `gen4 ledger grant micros=5000000 --reason "budget of July"`
-        """
-        ((unit, granted),) = parse_amounts(amount, most=1).items()
-        local, by = _opened(("tenant_admin",), token_file, ssh_key)
-        ledger, grant_id = Ledger(local.store, local.chain), grant_id or str(uuid.uuid4())
-        account = local.store.write(
-            lambda connection: ledger.grant(
-                connection, unit, granted, grant_id=grant_id, reason=reason, by=by, now_ms=now_ms()
-            )
+    Example: `gen4 ledger entries --session remediation-… --limit 20`
+    """
+    local, _ = _opened(READERS, token_file, ssh_key)
+    rows = LedgerReports(local.store).entries(_session(local, session), limit)
+    if as_json:
+        emit(rows)
+        return
+    for row in rows:
+        when = datetime.fromtimestamp(row["created_at_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        accounts = f"{row['debit_account_id']} → {row['credit_account_id']}"
+        show(f"{when} {row['kind']:<8} {row['amount']:>16} {row['unit']:<12} {accounts} {row['reason']}".rstrip())
+
+
+def grant(
+    amount: Annotated[str, typer.Argument(metavar="UNIT=AMOUNT", help=f"UNIT is one of {', '.join(UNITS)}.")],
+    reason: Annotated[str, typer.Option(help="Why; recorded with who did it.")],
+    grant_id: Annotated[
+        str | None, typer.Option("--id", help="The same id twice is one grant; default: a new one.")
+    ] = None,
+    token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Give the tenant more to spend. Needs the role tenant_admin.
+
+    Example: `gen4 ledger grant micros=5000000 --reason "budget of July"`
+    """
+    ((unit, granted),) = parse_amounts(amount, most=1).items()
+    local, by = _opened(("tenant_admin",), token_file, ssh_key)
+    ledger, grant_id = Ledger(local.store, local.chain), grant_id or str(uuid.uuid4())
+    account = local.store.write(
+        lambda connection: ledger.grant(
+            connection, unit, granted, grant_id=grant_id, reason=reason, by=by, now_ms=now_ms()
         )
-        if as_json:
-            emit({"grant_id": grant_id, **account.model_dump(mode="json"), "available": account.available})
-        else:
-            show(f"granted {granted} {unit} ({grant_id})")
-            show(_balance(account))
+    )
+    if as_json:
+        emit({"grant_id": grant_id, **account.model_dump(mode="json"), "available": account.available})
+    else:
+        show(f"granted {granted} {unit} ({grant_id})")
+        show(_balance(account))
 
-    @group.command()
-    def cost(
-        session: SessionOption = None,
-        by: Annotated[By, typer.Option(help="What to sum up by.")] = By.CAPABILITY,
-        token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
-    ) -> None:  # fmt: skip
-        """What was spent, and on what.
 
-        Example: `gen4 ledger cost --by role --json`
-        """
-        local, _ = _opened(READERS, token_file, ssh_key)
-        found = list(LedgerReports(local.store).costs(by.value, _session(local, session)))
-        if as_json:
-            emit([one.model_dump(mode="json") for one in found])
-            return
-        if not found:
-            show("nothing was spent yet")
-        for line in _costs(found):
-            show(line)
+def cost(
+    session: SessionOption = None,
+    by: Annotated[By, typer.Option(help="What to sum up by.")] = By.CAPABILITY,
+    token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """What was spent, and on what.
 
-    @group.command()
-    def reconcile(token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False) -> None:
-        """Recompute every account from the entries, the reservations and the events; exit code 1 names each difference.
+    Example: `gen4 ledger cost --by role --json`
+    """
+    local, _ = _opened(READERS, token_file, ssh_key)
+    found = list(LedgerReports(local.store).costs(by.value, _session(local, session)))
+    if as_json:
+        emit([one.model_dump(mode="json") for one in found])
+        return
+    if not found:
+        show("nothing was spent yet")
+    for line in _costs(found):
+        show(line)
 
-        Example: `gen4 ledger reconcile --json`
-        """
-        local, by = _opened(READERS, token_file, ssh_key)
-        result = Ledger(local.store, local.chain).reconcile(now_ms(), by)
-        if as_json:
-            emit({**result.model_dump(mode="json"), "consistent": result.consistent})
-        else:
-            for difference in result.differences:
-                show(f"DIFFERENCE {difference}")
-            if result.more:
-                show("… and more")
-            counts = f"{result.entries} entries, {result.accounts} accounts, {result.reservations} reservations"
-            unread = f", {result.events_unread} events unread" if result.events_unread else ""
-            verdict = "ok: no difference" if result.consistent else f"{len(result.differences)} differences"
-            show(f"{verdict} in {counts}, {result.events} events{unread}")
-        raise typer.Exit(0 if result.consistent else 1)
+
+def reconcile(token_file: TokenFile = None, ssh_key: SshKey = None, as_json: Json = False) -> None:
+    """Recompute every account from the entries, the reservations and the events; exit code 1 names each difference.
+
+    Example: `gen4 ledger reconcile --json`
+    """
+    local, by = _opened(READERS, token_file, ssh_key)
+    result = Ledger(local.store, local.chain).reconcile(now_ms(), by)
+    if as_json:
+        emit({**result.model_dump(mode="json"), "consistent": result.consistent})
+    else:
+        for difference in result.differences:
+            show(f"DIFFERENCE {difference}")
+        if result.more:
+            show("… and more")
+        counts = f"{result.entries} entries, {result.accounts} accounts, {result.reservations} reservations"
+        unread = f", {result.events_unread} events unread" if result.events_unread else ""
+        verdict = "ok: no difference" if result.consistent else f"{len(result.differences)} differences"
+        show(f"{verdict} in {counts}, {result.events} events{unread}")
+    raise typer.Exit(0 if result.consistent else 1)
 
 
 def _opened(roles: tuple[Role, ...], token_file: TokenFile, ssh_key: SshKey) -> tuple[LocalStore, Actor]:
