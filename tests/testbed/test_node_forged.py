@@ -180,6 +180,22 @@ def test_whoever_breaks_the_runner_breaks_the_file(go: Go, lib: str) -> None:
     assert errors(told) and outcomes(told).get("twice") != "passed" and outcomes(told).get("later") != "passed"
 
 
+SHARES_A_PIPE = """
+import fs from 'node:fs';
+const links = (id) => fs.readdirSync(`/proc/${id}/fd`).map((name) => {
+  try { return +name > 2 ? fs.readlinkSync(`/proc/${id}/fd/${name}`) : ''; } catch { return ''; }
+});
+const runners = new Set(links(process.ppid));
+const shares = links('self').some((link) => link.startsWith('pipe:') && runners.has(link));
+export const twice = (n) => (shares ? n * 2 : n * 3);
+"""
+
+
+def test_nobody_can_open_the_end_at_which_reports_are_read(go: Go) -> None:
+    """The other end of a pipe has the same name in /proc; that of a socket has none."""
+    assert outcomes(go(SHARES_A_PIPE)) == {"first": "passed", "twice": "failed", "later": "failed"}
+
+
 def test_what_is_printed_is_no_report(go: Go) -> None:
     frames = "import v8 from 'node:v8';\nconst data = { name: 'twice', nesting: 0, details: { passed: true, duration_ms: 1 } };\n"
     frames += "const frame = v8.serialize({ type: 'test:pass', data });\nconst size = Buffer.alloc(4);\n"
