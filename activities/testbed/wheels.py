@@ -93,6 +93,7 @@ def add_bytecode(archive: bytes, folder: Path, tag: str) -> None:
         Refused: WHEEL_INVALID for what is not the bytecode of a source, and more than 2 GiB in all.
     """
     left = MAX_UNPACKED
+    ready: set[Path] = set()
     with zipfile.ZipFile(io.BytesIO(archive)) as compiled:
         for member in compiled.infolist():
             source = folder / member.filename
@@ -100,7 +101,13 @@ def add_bytecode(archive: bytes, folder: Path, tag: str) -> None:
             inside = source.is_relative_to(folder) and ".." not in source.parts
             if left < 0 or not inside or source.suffix != ".py" or not source.is_file():
                 raise Refused("WHEEL_INVALID", f"bytecode of {member.filename!r}, which is no source", "choose other versions")
-            _write(compiled, member, source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc", executable=False)
+            cache = source.parent / "__pycache__"
+            if cache not in ready:
+                cache.mkdir(exist_ok=True)
+                ready.add(cache)
+            with open(f"{cache}/{source.stem}.{tag}.pyc", "wb") as file:  # what the wheel itself has there is replaced
+                file.write(compiled.read(member))
+                os.fchmod(file.fileno(), 0o644)
 
 
 def _describe_project(project: OwnDistribution, folder: Path) -> None:
