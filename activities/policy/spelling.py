@@ -6,7 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-_LONE_RETURN = re.compile(r"\r(?!\n|\Z)")
+_MISLEADING = {"\r": re.compile(r"\r(?!\n|\Z)"), "\f": re.compile(r"[^\n]\f")}
+"""Where these are more than the end of a line or of a page. Behind a form feed Python counts indentation from 0 again."""
 
 
 def fold(segment: str) -> str:
@@ -35,10 +36,11 @@ def is_plain_path(path: str) -> bool:
 def hidden_characters(text: str) -> Iterator[str]:
     """Names (``U+202E``) of the characters that a reader cannot see or that reorder what he sees, each once.
 
-    Tab, line feed, form feed, and a carriage return before a line feed or at the end are ordinary.
+    Tab, line feed, a form feed that begins a line, and a carriage return before a line feed or at the end are ordinary.
     """
     for char in sorted(set(text)):
-        if _unprintable(char) and (_LONE_RETURN.search(text) if char == "\r" else char not in "\t\n\f"):
+        misleading = _MISLEADING.get(char)
+        if _unprintable(char) and (misleading.search(text) if misleading else char not in "\t\n"):
             yield f"U+{ord(char):04X}"
 
 

@@ -108,6 +108,13 @@ def test_line_ends_and_tabs_are_ordinary() -> None:
     assert only({}, {"a": b"x\rhidden = 1\n"}).hidden == ("U+000D",)
 
 
+def test_a_form_feed_that_moves_a_line_out_of_its_block_is_hidden() -> None:
+    moved = "for n in ():\n    pass\n    \fran = True\n"
+    names: dict[str, object] = {}
+    exec(moved, names)  # noqa: S102
+    assert names["ran"] and only({}, {"a.py": moved.encode()}).hidden == ("U+000C",)
+
+
 # --- encodings -------------------------------------------------------------------------------------------------------
 
 LATIN = "# coding: latin-1\nNAME = 'caf\u00e9'\n".encode("latin-1")
