@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
@@ -63,16 +63,35 @@ async def call(
     return result
 
 
-async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
-    """Both results. Where one raises, the other is cancelled and waited for, and that is raised."""
-    tasks = asyncio.ensure_future(first), asyncio.ensure_future(second)
+@overload
+async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B], /) -> tuple[A, B]: ...
+@overload
+async def together(*calls: Coroutine[Any, Any, A]) -> tuple[A, ...]: ...
+async def together(*calls: Coroutine[Any, Any, Any]) -> tuple[Any, ...]:
+    """All results. Where one raises, the others are cancelled and waited for, and that is raised."""
+    tasks = [asyncio.ensure_future(one) for one in calls]
     try:
-        return await asyncio.gather(*tasks)
+        return tuple(await asyncio.gather(*tasks))
     except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(*tasks)
         raise
+
+
+async def beside(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Both results. What ``first`` raises is raised, whatever comes of ``second``, which is cancelled and waited for."""
+    task = asyncio.ensure_future(second)
+    try:
+        result = await first
+    except BaseException:
+        await _cancel(task)
+        raise
+    return result, await task
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _cut(text: str) -> str:

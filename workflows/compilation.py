@@ -4,7 +4,7 @@
    with every touched function raising.
 2. Policy reviews what it touches.
 3. The environment is prepared from the base tree, beside 1 and 2.
-4. Both trees are run in turn, each time in a fresh sandbox, or their agreed runs are recalled from the cache.
+4. Both trees are run side by side, each time in a fresh sandbox, or their agreed runs are recalled from the cache.
 5. The runs are judged by test ids. A verdict that would accept is put to the proof: the mended tests must fail while the
    touched functions raise, and runs with another hash seed and in reversed order must not show a flake that base has not.
    Runs that disagree are explained the same way.
@@ -55,7 +55,7 @@ from schemas.jobs import CompileJob
 from schemas.policy import PolicyDecision
 from schemas.testing import Environment, Patch, TestRun
 from schemas.verdict import Verdict
-from workflows.calling import call, together
+from workflows.calling import beside, call, together
 from workflows.failing import rejection_of
 from workflows.measuring import Measuring
 from workflows.progress import Progress
@@ -116,7 +116,7 @@ class Compilation:
     async def _accepted(self) -> CompileResult:
         """All eight steps. Raises NotAccepted at the first that says no."""
         request = ImportPatch(**_patch_of(self._job), source=self._job.source, named_tests=self._job.plan.named_tests)
-        (imported, policy), environment = await together(self._reviewed(request), self._environment())
+        (imported, policy), environment = await beside(self._reviewed(request), self._environment())
         trial = await self._judged(imported, policy, environment)
         compared, members, rerun = await self._compared_and_rerun(trial)
         determinism = await self._gate("determinism", self._determinism(trial, members, rerun), trial)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +24,7 @@ from schemas.capabilities import (
 )
 from schemas.jobs import CompileJob
 from schemas.testing import Environment, RunVariant, TestRun
-from workflows.calling import call
+from workflows.calling import call, together
 from workflows.progress import Progress
 
 Purpose = Literal["base", "patched", "rerun", "probe", "diagnosis"]
@@ -82,7 +81,7 @@ class TreeRuns:
         kept = [runs[:wanted] if len(runs) >= wanted else () for runs in known.runs]
         if all(kept):
             return Runs(*kept), known.probe
-        made = await self._in_turn(*(None if runs else request for runs, request in zip(kept, (base, patched), strict=True)))
+        made = await self._side_by_side(*(None if runs else request for runs, request in zip(kept, (base, patched), strict=True)))
         return Runs(kept[0] or made[0], kept[1] or made[1]), None
 
     async def rerun(self, imported: ImportedPatch, environment: Environment, first: Runs) -> Runs:
@@ -92,7 +91,7 @@ class TreeRuns:
         if first.reused:
             known = (await call(RECALL_RUNS, RecallRuns(requests=(base, patched)), summary="has it been run before?")).runs
             if all(known):
-                return Runs(*(runs[-1:] for runs in known))
+                return Runs(*(runs[: self._job.run_count][-1:] for runs in known))
             return await self._once(base, patched)
         other = await call(FIND_OTHER, FindOther(executors=first.executors), summary="is there another executor?")
         if other.queue is None:
@@ -147,7 +146,7 @@ class TreeRuns:
         self.irreproducible += found.irreproducible
         return found
 
-    async def _in_turn(
+    async def _side_by_side(
         self, base: RunTests | None, patched: RunTests | None
     ) -> tuple[tuple[TestRun, ...], tuple[TestRun, ...]]:
         """Run what is not None, both trees side by side: what slows the machine for a while slows them alike."""
@@ -158,7 +157,7 @@ class TreeRuns:
                     self._run(request, name, runs, ordinal)
                     for request, name, runs in zip((base, patched), ("base", "patched"), made, strict=True) if request
                 ]  # fmt: skip
-                await asyncio.gather(*calls)
+                await together(*calls)
         return tuple(made[0]), tuple(made[1])
 
     async def _run(self, request: RunTests, name: str, runs: list[TestRun], ordinal: int) -> None:
@@ -166,7 +165,7 @@ class TreeRuns:
         runs.append(await call(RUN_TESTS, numbered, summary=f"{name} tree, run {ordinal}"))
 
     async def _once(self, base: RunTests, patched: RunTests, queue: str | None = None) -> Runs:
-        ran = await asyncio.gather(
+        ran = await together(
             call(RUN_TESTS, base, summary="base tree, re-run", queue=queue),
             call(RUN_TESTS, patched, summary="patched tree, re-run", queue=queue),
         )
@@ -179,7 +178,7 @@ class TreeRuns:
             self._request(tree, environment, "diagnosis", variant=variant).model_copy(update={"ordinal": ordinal})
             for ordinal, variant in enumerate(variants, start=1)
         )
-        runs = await asyncio.gather(*(call(RUN_TESTS, one, summary=f"{name} tree, {_what(one.variant)}") for one in requests))
+        runs = await together(*(call(RUN_TESTS, one, summary=f"{name} tree, {_what(one.variant)}") for one in requests))
         return tuple(DiagnosticRun(tree=name, run=run) for run in runs)
 
     def _request(self, tree: str, environment: Environment, purpose: Purpose, variant: RunVariant = PLAIN) -> RunTests:

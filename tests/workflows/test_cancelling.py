@@ -66,6 +66,6 @@ def test_a_compile_of_ci(fabric: Fabric, repository: Make) -> None:
     with fabric.held():
         patch = git(path, "diff") + "\n"
         handle = fabric.start({"repository": str(path), "ref": "main", "patch": patch}, kind="Compile")
-        fabric.wait(handle, in_stage("run base"))
+        fabric.wait(handle, in_stage("run both"))
         cancel(fabric, handle)
     assert_nothing_stays(fabric, handle)

@@ -67,6 +67,15 @@ def test_a_patch_that_does_not_apply_is_a_reason_not_a_crash(fabric: Fabric, rep
     assert result.rejection is not None and result.rejection.report == str(fabric.home.bundles / "rejection")
 
 
+def test_a_patch_that_is_refused_is_so_where_no_environment_can_be_prepared_either(fabric: Fabric, repository: Make) -> None:
+    path = repository(b"answer = 41  # NEWER\n")
+    request = {"repository": str(path), "ref": "main", "patch": patch_of(path, b"x = 1\n", "conftest.py")}
+    result = fabric.result(fabric.start(request, kind="Compile"))
+    assert result.outcome == "rejected" and "POLICY_DENIED" in result.codes
+    allowed = {**request, "patch": patch_of(path, FIXED)}
+    assert fabric.result(fabric.start(allowed, kind="Compile")).codes == ("PYTHON_TOO_OLD",)
+
+
 def test_an_unknown_ref_is_named(fabric: Fabric, repository: Make) -> None:
     path = repository()
     handle = fabric.start({"repository": str(path), "ref": "nowhere", "patch": patch_of(path, FIXED)}, kind="Compile")

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from workflows.calling import together
+from workflows.calling import beside, together
 
 
 class _Step:
@@ -55,3 +55,26 @@ async def test_a_cancellation_waits_for_both() -> None:
     with pytest.raises(asyncio.CancelledError):
         await both
     assert all(step.ended for step in steps)
+
+
+@pytest.mark.parametrize("second_fails", [True, False])
+async def test_what_the_first_of_two_raises_counts_whatever_the_one_beside_it_did(second_fails: bool) -> None:
+    first, second = _Step(), _Step("" if second_fails else "never")
+    if second_fails:
+        second.may_end.set()
+    both = asyncio.ensure_future(beside(first.run(), second.run()))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert not both.done()
+    first.may_end.set()
+    with pytest.raises(ValueError, match="failed"):
+        await both
+    assert first.ended and second.ended
+
+
+async def test_one_that_went_on_beside_another_fails_once_that_has_its_result() -> None:
+    first, second = _Step("one"), _Step()
+    first.may_end.set()
+    second.may_end.set()
+    with pytest.raises(ValueError, match="failed"):
+        await beside(first.run(), second.run())
