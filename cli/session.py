@@ -24,7 +24,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from cli.output import progress, say
 from schemas.capability import WORKFLOW_QUEUE
 from schemas.error import Gen4Error, InfrastructureError, InputError, Refused
-from schemas.request import SessionResult
+from schemas.request import Rejection, SessionResult
 from schemas.status import SessionStatus, Stage
 from schemas.text import plain
 
@@ -103,12 +103,11 @@ def _typed(cause: BaseException | None) -> Exception:
 
 def _not_begun(cause: ApplicationError) -> Gen4Error:
     """A request that nothing was done for: it asks for more than policy admits, or it is none."""
-    detail = cause.details[0] if cause.details and isinstance(cause.details[0], dict) else {}
-    code = next(iter(detail.get("codes", ())), "")
-    if not code.endswith(ABOVE_POLICY):
-        return InputError("INVALID_INPUT", cause.message, "correct the request and start it again")
-    message, _, remedy = cause.message.removeprefix(f"{code}: ").partition(" — ")
-    return Refused(code, message, remedy)
+    if cause.details:
+        why = Rejection.model_validate(cause.details[0])
+        if why.codes[0].endswith(ABOVE_POLICY):
+            return Refused(why.codes[0], why.message, why.remedy)
+    return InputError("INVALID_INPUT", cause.message, "correct the request and start it again")
 
 
 async def follow(

@@ -13,7 +13,7 @@ from schemas.request import Rejection
 from schemas.session import CloseReason, Outcome
 from schemas.task import Phase, SessionContext
 from workflows.calling import call
-from workflows.doors import invalid_input
+from workflows.doors import not_opened
 from workflows.failing import Stop, failure_of, rejection_of, stop
 from workflows.progress import Progress, label
 from workflows.verdicts import denial
@@ -41,8 +41,7 @@ async def alone(
     except ActivityError as error:
         if is_cancelled_exception(error):
             raise
-        why = rejection_of(error, "intake")
-        raise invalid_input(f"{', '.join(why.codes)}: {why.message} — {why.remedy}", why.codes) from None
+        raise not_opened(rejection_of(error, "intake")) from None
     label(context, phase, opening.repository, "medium")
     try:
         started()

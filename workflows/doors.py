@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from temporalio.exceptions import ApplicationError
 
-from schemas.request import InvalidRequest, parse_request
+from schemas.request import InvalidRequest, Rejection, parse_request
 from schemas.test_command import parse_test_command
 from schemas.testing import TestPlan
 from schemas.text import plain
@@ -35,7 +35,12 @@ def plan_of(test_command: tuple[str, ...]) -> TestPlan:
         raise invalid_input(str(error)) from None
 
 
-def invalid_input(reason: str, codes: tuple[str, ...] = ()) -> ApplicationError:
-    """``codes``: of what refused the input, where that was not its model."""
-    details = [{"codes": list(codes)}] if codes else []
-    return ApplicationError(plain(reason)[:2_000], *details, type="InvalidInput", non_retryable=True)
+def invalid_input(reason: str) -> ApplicationError:
+    return ApplicationError(plain(reason)[:2_000], type="InvalidInput", non_retryable=True)
+
+
+def not_opened(why: Rejection) -> ApplicationError:
+    """``InvalidInput`` of a request that fits its model, with what refused it as its detail."""
+    remedy = f" — {why.remedy}" if why.remedy else ""
+    reason = plain(f"{', '.join(why.codes)}: {why.message}{remedy}")[:2_000]
+    return ApplicationError(reason, why.model_dump(mode="json"), type="InvalidInput", non_retryable=True)

@@ -59,7 +59,7 @@ from schemas.task import SessionContext, Source
 from schemas.testing import TestPlan
 from workflows.calling import call
 from workflows.children import run_child
-from workflows.doors import accepted, invalid_input, plan_of
+from workflows.doors import accepted, invalid_input, not_opened, plan_of
 from workflows.failing import Stop, failure_of, rejection_of, stop
 from workflows.machine import Machine
 from workflows.progress import Progress, label, now_ms
@@ -136,9 +136,7 @@ class Remediation:
             except ActivityError as error:
                 if is_cancelled_exception(error):
                     raise
-                refused = rejection_of(error, "intake")
-                remedy = f" — {refused.remedy}" if refused.remedy else ""
-                raise invalid_input(f"{', '.join(refused.codes)}: {refused.message}{remedy}", refused.codes) from None
+                raise not_opened(rejection_of(error, "intake")) from None
         label(self._context, "control", asked.repository, "high" if asked.release.mode == "merge" else "medium")
 
     async def _review(self, asked: RemediationRequest) -> None:

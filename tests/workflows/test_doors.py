@@ -11,6 +11,7 @@ from temporalio.api.common.v1 import Payload as RawPayload
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.common import RawValue
 
+from schemas.request import Rejection
 from schemas.session import State
 from tests.workflows.harness import Fabric
 
@@ -77,6 +78,8 @@ def test_a_link_out_of_the_roots_is_refused(fabric: Fabric, tmp_path: Path) -> N
     link.symlink_to(tmp_path / "elsewhere")
     failure = fabric.failure(fabric.start({"repository": str(link), "goal": "x"}))
     assert "REPOSITORY_OUTSIDE_ROOTS" in failure.message
+    why = Rejection.model_validate(failure.details[0])
+    assert why.codes == ("REPOSITORY_OUTSIDE_ROOTS",) and why.remedy in failure.message
 
 
 MALFORMED: list[tuple[str, tuple[Any, ...], str]] = [
