@@ -11,9 +11,10 @@ from typing import TypeVar
 from activities.evidence.reading import read_stamp
 from schemas.canonical import strict_json
 from schemas.error import InfrastructureError
-from schemas.evidence import STAMP, TEST_RESULTS, AnyStamp, TestResults, TestResults2
+from schemas.evidence import STAMP, TEST_RESULTS, TestResults, TestResults2
 from schemas.rejection import REPORT, RejectedCheck, RejectionReport
 from schemas.request import SessionResult
+from schemas.stamp import AnyStamp
 from schemas.testing import Outcomes
 from schemas.verdict import Verdict
 

@@ -17,9 +17,10 @@ from cli.local import LocalStore
 from schemas.approval import Action, ApprovalRequest
 from schemas.canonical import StrictJsonError, digest_of, sha256_hex
 from schemas.error import InputError
-from schemas.evidence import PATCH, STAMP, AnyStamp, StampSource
+from schemas.evidence import PATCH, STAMP
 from schemas.gates import GateReport
 from schemas.model import ZERO_ID
+from schemas.stamp import AnyStamp, StampSource
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import shlex
 
 from cli.reports import Report
 from schemas.details import escaped, fenced
-from schemas.evidence import AnyStamp, Stamp2
 from schemas.rejection import RejectedCheck
+from schemas.stamp import AnyStamp, Stamp2
 from schemas.testing import counts_of
 
 _TITLES = {"accepted": "accepted", "rejected": "rejected", "irreproducible": "irreproducible", "infra_error": "no verdict"}

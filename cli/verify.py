@@ -26,8 +26,9 @@ from cli.fabric import Json
 from cli.output import emit, show
 from schemas.canonical import strict_json
 from schemas.error import Gen4Error, InputError, Refused
-from schemas.evidence import STAMP, ExternalParameters, timestamp_of
+from schemas.evidence import STAMP, timestamp_of
 from schemas.gates import GateReport
+from schemas.statement import ExternalParameters
 from schemas.trust import Trust
 from workers.settings import read_settings
 

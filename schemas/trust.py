@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.evidence import Timestamp, TrustRoot
+from schemas.evidence import Timestamp
 from schemas.model import Digest, Door, Sha256
 
 TRUST_TYPE = "application/vnd.gen4.trust+json"
@@ -86,3 +86,31 @@ def from_trust_1(old: TrustRoot) -> Trust:
         version=0, issued_at="1970-01-01T00:00:00Z", expires_at=None, assurance=old.assurance, signers=signers,
         policy_digests=old.policy_digests,
     )  # fmt: skip
+
+
+# --- trust/1, read for the sake of old files ---
+
+
+class TrustedKey(Door):
+    """Trust is the pair (key, builder id). Without trusted time, a key is judged at the time of verification:
+    once it is revoked or out of date every bundle of the key is refused."""
+
+    hint: str
+    public_key: str
+    """PEM SubjectPublicKeyInfo of an ECDSA P-256 key."""
+    profile: Literal["key"]
+    identity: str
+    valid_from: Timestamp
+    valid_until: Timestamp | None = None
+    revoked_at: Timestamp | None = None
+    builder_ids: tuple[str, ...]
+
+
+class TrustRoot(Door):
+    """What a verifier believes: nothing else, and an empty list believes nothing."""
+
+    schema_version: Literal["trust/1"]
+    assurance: Literal["single_operator", "separated"]
+    """``separated`` refuses bundles of a builder whose id ends in ``/embedded``."""
+    keys: Annotated[tuple[TrustedKey, ...], Field(max_length=256)]
+    policy_digests: tuple[Digest, ...]

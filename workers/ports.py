@@ -48,7 +48,7 @@ from activities.testbed.run import TestBed
 from activities.testbed.scans import Scans
 from activities.verify.activities import RegressionActivities, VerifyActivities
 from schemas.error import InfrastructureError
-from schemas.evidence import StampCheckpoint
+from schemas.stamp import StampCheckpoint
 from schemas.task import SessionConfig
 from workers.fabric import CANDIDATE_BUNDLE, OPA_TOKEN, POLICY_BUNDLE, FabricState
 from workers.kernel import open_kernel

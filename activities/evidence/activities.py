@@ -48,10 +48,11 @@ from schemas.capabilities import (
 )
 from schemas.checkpoint import CheckpointTaken, TakeCheckpoint
 from schemas.error import Refused
-from schemas.evidence import PATCH, STAMP, StampCheckpoint
+from schemas.evidence import PATCH, STAMP
 from schemas.gates import Check, GateReport
 from schemas.model import BlobRef
 from schemas.request import BundleRef
+from schemas.stamp import StampCheckpoint
 from schemas.task import Source
 from schemas.testing import read_lock
 

@@ -8,17 +8,9 @@ from typing import Any, Protocol
 
 from activities.evidence.reading import Reading
 from activities.evidence.scanning import Scan
-from schemas.evidence import (
-    CHECKSUMS,
-    STAMP,
-    TRAJECTORY,
-    AnyStamp,
-    Envelope,
-    MemberDigest,
-    Provenance,
-    Statement,
-    milliseconds_of,
-)
+from schemas.evidence import CHECKSUMS, STAMP, TRAJECTORY, milliseconds_of
+from schemas.stamp import AnyStamp, MemberDigest
+from schemas.statement import Envelope, Provenance, Statement
 from schemas.trust import Trust, Trusted
 
 

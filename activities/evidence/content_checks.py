@@ -18,9 +18,9 @@ from schemas.evidence import (
     SBOM,
     STAMP,
     PolicyCheck,
-    is_stamp_id,
     milliseconds_of,
 )
+from schemas.stamp import is_stamp_id
 
 _CLOCK_SKEW_MS = 300_000
 

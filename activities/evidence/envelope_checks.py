@@ -23,14 +23,10 @@ from schemas.evidence import (
     STATEMENT_TYPE,
     SUBJECT_LIMIT,
     SUBJECT_MEMBERS,
-    Envelope,
-    Provenance,
-    SigstoreBundle,
-    Statement,
-    VerificationMaterial,
     milliseconds_of,
     timestamp_of,
 )
+from schemas.statement import Envelope, Provenance, SigstoreBundle, Statement, VerificationMaterial
 from schemas.trust import Trusted
 
 if TYPE_CHECKING:

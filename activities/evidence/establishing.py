@@ -31,7 +31,14 @@ from activities.testbed.probing import probe_tree
 from schemas.canonical import digest_of, sha256_hex
 from schemas.capabilities import SealBundle, SealRejection
 from schemas.error import InputError, Refused
-from schemas.evidence import BUILDER_ID, SEPARATED_BUILDER_ID, STABLE_MEMBERS, TEST_RESULTS, TRAJECTORY, milliseconds_of
+from schemas.evidence import (
+    BUILDER_ID,
+    SEPARATED_BUILDER_ID,
+    STABLE_MEMBERS,
+    TEST_RESULTS,
+    TRAJECTORY,
+    milliseconds_of,
+)
 from schemas.gates import GateReport
 from schemas.regression import Waiver
 from schemas.request import InvalidRequest

@@ -6,17 +6,8 @@ from pydantic import ValidationError
 
 from activities.evidence.case import Case, Finding
 from schemas.canonical import jcs_sha256
-from schemas.evidence import (
-    STAMP,
-    TEST_RESULTS,
-    AnyStamp,
-    Metric,
-    Stamp2,
-    StampMetric,
-    TestResults,
-    TestResults2,
-    milliseconds_of,
-)
+from schemas.evidence import STAMP, TEST_RESULTS, TestResults, TestResults2, milliseconds_of
+from schemas.stamp import AnyStamp, Metric, Stamp2, StampMetric
 from schemas.testing import counts_of, outcomes_sha256
 from schemas.verdict import MINIMUM_RUNS, judge_recorded
 

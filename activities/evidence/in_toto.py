@@ -19,7 +19,8 @@ from securesystemslib.signer._key import SSlibKey
 
 from activities.evidence.statements import Unsigned
 from schemas.canonical import jcs, sha256_hex
-from schemas.evidence import PATCH, TRAJECTORY, AnyStamp, milliseconds_of, timestamp_of
+from schemas.evidence import PATCH, TRAJECTORY, milliseconds_of, timestamp_of
+from schemas.stamp import AnyStamp
 
 LAYOUT = "root.layout"
 PATCH_STEP, COMPILE_STEP, INSPECTION = "patch", "compile", "bundle"

@@ -30,7 +30,8 @@ from activities.evidence.sigstore_material import read_sigstore_bundle
 from activities.kernel import dsse
 from schemas.canonical import StrictJsonError, jcs, sha256_hex, strict_json
 from schemas.error import InfrastructureError, InputError, Refused
-from schemas.evidence import BUILDER_ID, PAYLOAD_TYPE, Envelope, EnvelopeSignature, timestamp_of
+from schemas.evidence import BUILDER_ID, PAYLOAD_TYPE, timestamp_of
+from schemas.statement import Envelope, EnvelopeSignature
 from schemas.trust import Trusted
 
 TIMEOUT_S = 60.0

@@ -7,13 +7,9 @@ from typing import Any
 
 from activities.evidence.content import Content, sha256_of
 from activities.evidence.sources import git_uri
-from schemas.evidence import (
-    BUILD_TYPE,
-    BUILDER_ID,
-    PREDICATE_TYPE,
-    STATEMENT_TYPE,
-    SUBJECT_MEMBERS,
-    AnyStamp,
+from schemas.evidence import BUILD_TYPE, BUILDER_ID, PREDICATE_TYPE, STATEMENT_TYPE, SUBJECT_MEMBERS
+from schemas.stamp import AnyStamp
+from schemas.statement import (
     BuildDefinition,
     Builder,
     ExternalParameters,

@@ -17,17 +17,8 @@ from typing import IO
 from activities.evidence.scanning import Scan, scan, values_in
 from schemas.canonical import sha256_hex, strict_json
 from schemas.error import InputError
-from schemas.evidence import (
-    OPTIONAL_MEMBERS,
-    REQUIRED_MEMBERS,
-    SIZE_LIMITS,
-    TRAJECTORY,
-    VALUE_LIMIT,
-    AnyStamp,
-    MemberDigest,
-    Stamp,
-    Stamp2,
-)
+from schemas.evidence import OPTIONAL_MEMBERS, REQUIRED_MEMBERS, SIZE_LIMITS, TRAJECTORY, VALUE_LIMIT
+from schemas.stamp import AnyStamp, MemberDigest, Stamp, Stamp2
 
 _KNOWN = frozenset((*REQUIRED_MEMBERS, *OPTIONAL_MEMBERS))
 _IN_ORDER = (*sorted(_KNOWN - {TRAJECTORY}), TRAJECTORY)

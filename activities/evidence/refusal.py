@@ -12,8 +12,9 @@ from activities.evidence.reading import read_text
 from activities.kernel import dsse
 from activities.kernel.signing_keys import hint_of, public_key
 from schemas.canonical import StrictJsonError, strict_json
-from schemas.evidence import PAYLOAD_TYPE, Envelope, milliseconds_of
+from schemas.evidence import PAYLOAD_TYPE, milliseconds_of
 from schemas.rejection import CERTIFIED, REPORT, STATEMENT, RejectionReport
+from schemas.statement import Envelope
 from schemas.trust import Trust, Trusted
 
 _LIMIT = 16 * 1024 * 1024

@@ -26,10 +26,14 @@ from schemas.evidence import (
     SIGSTORE_BUNDLE,
     STABLE_MEMBERS,
     STAMP,
+    EngineVersion,
+    timestamp_of,
+)
+from schemas.regression import Waiver
+from schemas.stamp import (
     AnyStamp,
     DeterminismStamp2,
     Engines,
-    EngineVersion,
     MemberDigest,
     RegressionStamp2,
     RunKeys,
@@ -48,9 +52,7 @@ from schemas.evidence import (
     StampWaiver,
     TrustStamp,
     TrustStampCheck,
-    timestamp_of,
 )
-from schemas.regression import Waiver
 from schemas.task import TraceKeys
 from schemas.verdict import Judgement
 

@@ -13,7 +13,7 @@ from activities.record.blobs import BlobStore
 from activities.record.objects import ObjectStore
 from schemas.capabilities import SealBundle, SealRejection
 from schemas.error import InfrastructureError, InputError
-from schemas.evidence import StampCheckpoint
+from schemas.stamp import StampCheckpoint
 from schemas.task import TraceKeys
 from schemas.trust import Trusted
 

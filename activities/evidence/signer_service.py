@@ -47,13 +47,12 @@ from schemas.evidence import (
     STABLE_MEMBERS,
     TEST_RESULTS,
     TRAJECTORY,
-    Stamp2,
-    StampCheckpoint,
     timestamp_of,
 )
 from schemas.gates import GateReport
 from schemas.model import BlobRef
 from schemas.rejection import MARKDOWN, REPORT
+from schemas.stamp import Stamp2, StampCheckpoint
 from schemas.task import TraceKeys
 from schemas.trust import PinnedRoot, Trust
 from schemas.verdict import Judgement

@@ -21,7 +21,8 @@ from activities.evidence import sigstore_bundle
 from activities.kernel import dsse
 from activities.kernel.signing_keys import hint_of, load_or_create, pem_of, public_key
 from schemas.error import Gen4Error, InfrastructureError, InputError
-from schemas.evidence import BUILDER_ID, PAYLOAD_TYPE, Envelope, timestamp_of
+from schemas.evidence import BUILDER_ID, PAYLOAD_TYPE, timestamp_of
+from schemas.statement import Envelope
 from schemas.trust import Trusted
 
 IDENTITY = "gen4:local-signer"

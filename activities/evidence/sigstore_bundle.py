@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from schemas.canonical import jcs
-from schemas.evidence import (
-    SIGSTORE_MEDIA_TYPE,
+from schemas.evidence import SIGSTORE_MEDIA_TYPE
+from schemas.statement import (
     BundleEnvelope,
     BundleSignature,
     Envelope,

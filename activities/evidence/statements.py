@@ -14,18 +14,9 @@ from typing import Any
 
 from schemas.canonical import jcs, sha256_hex, strict_json
 from schemas.event import GENESIS
-from schemas.evidence import (
-    PATCH,
-    PAYLOAD_TYPE,
-    STATEMENT_TYPE,
-    TEST_RESULTS,
-    TRAJECTORY,
-    TYPE_BASE,
-    AnyStamp,
-    Statement,
-    Subject,
-    SubjectDigest,
-)
+from schemas.evidence import PATCH, PAYLOAD_TYPE, STATEMENT_TYPE, TEST_RESULTS, TRAJECTORY, TYPE_BASE
+from schemas.stamp import AnyStamp
+from schemas.statement import Statement, Subject, SubjectDigest
 
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 TRAJECTORY_TYPE = f"{TYPE_BASE}/trajectory/v1"

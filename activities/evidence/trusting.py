@@ -26,8 +26,9 @@ from activities.kernel.signing_keys import hint_of, load_or_create, pem_of, publ
 from activities.record.key_files import replace
 from schemas.canonical import StrictJsonError, jcs, sha256_hex, strict_json
 from schemas.error import InputError
-from schemas.evidence import Envelope, TrustRoot, milliseconds_of, timestamp_of
-from schemas.trust import TRUST_TYPE, PinnedRoot, Trust, Trusted, Wanted, from_trust_1
+from schemas.evidence import milliseconds_of, timestamp_of
+from schemas.statement import Envelope
+from schemas.trust import TRUST_TYPE, PinnedRoot, Trust, Trusted, TrustRoot, Wanted, from_trust_1
 
 TRUST_FILE = "trust.json"
 ROOT_KEY = "root.pem"

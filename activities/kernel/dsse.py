@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from schemas.evidence import Envelope, EnvelopeSignature
+from schemas.statement import Envelope, EnvelopeSignature
 
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 

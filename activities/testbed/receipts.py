@@ -16,7 +16,6 @@ from activities.kernel.signing_keys import public_key
 from schemas.canonical import jcs, jcs_sha256, sha256_hex, strict_json
 from schemas.capabilities import RunTests
 from schemas.error import Refused
-from schemas.evidence import Envelope
 from schemas.receipt import (
     BENCHMARK_RECEIPT_TYPE,
     RECEIPT_TYPE,
@@ -31,6 +30,7 @@ from schemas.receipt import (
     ScanReceipt,
 )
 from schemas.regression import BenchmarkSample, RunBenchmark, ScannedTree, ScanTree
+from schemas.statement import Envelope
 from schemas.testing import SandboxFacts, TestRun
 
 MAX_BYTES = 4 * 1024 * 1024

@@ -32,9 +32,9 @@ from schemas.evidence import (
     REQUIRED_MEMBERS,
     STABLE_MEMBERS,
     TRAJECTORY,
-    Envelope,
 )
 from schemas.rejection import REJECTION_PREDICATE, REPORT, STATEMENT, RejectionReport
+from schemas.statement import Envelope
 from tests.evidence.fabric import Fabric, make_fabric, who
 from tests.evidence.workshop import BASE, NOW_S
 

@@ -19,7 +19,8 @@ from activities.evidence.sources import git_uri, public_repository, repository_n
 from activities.kernel import dsse
 from schemas.canonical import sha256_hex
 from schemas.error import Refused
-from schemas.evidence import PATCH, SIZE_LIMITS, StampLimits, milliseconds_of, timestamp_of
+from schemas.evidence import PATCH, SIZE_LIMITS, milliseconds_of, timestamp_of
+from schemas.stamp import StampLimits
 from schemas.testing import Limits, Outcomes
 from schemas.verdict import judge
 from tests.evidence.workshop import make_inputs, make_run

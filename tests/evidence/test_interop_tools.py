@@ -15,7 +15,16 @@ from activities.evidence import vsa
 from activities.evidence.signing import Signer
 from activities.evidence.verification import verify_bundle
 from schemas.canonical import jcs
-from schemas.evidence import BUILDER_ID, CHECKSUMS, PAYLOAD_TYPE, POLICY_CHECK, PROVENANCE, SIGSTORE_BUNDLE, STAMP, timestamp_of
+from schemas.evidence import (
+    BUILDER_ID,
+    CHECKSUMS,
+    PAYLOAD_TYPE,
+    POLICY_CHECK,
+    PROVENANCE,
+    SIGSTORE_BUNDLE,
+    STAMP,
+    timestamp_of,
+)
 from schemas.gates import GateReport
 from tests.evidence.tools import JavaScript, Verdict, javascript, run
 from tests.evidence.workshop import NOW_S, POLICY_DIGEST, Workshop

@@ -12,9 +12,10 @@ from activities.kernel.acting import as_acting
 from activities.kernel.judging import PolicyPort
 from schemas.capabilities import SealBundle
 from schemas.error import Gen4Error
-from schemas.evidence import STAMP, Stamp2, timestamp_of
+from schemas.evidence import STAMP, timestamp_of
 from schemas.gates import MeasuredMetric
 from schemas.regression import Finding, ScannedTree, Waiver
+from schemas.stamp import Stamp2
 from schemas.testing import Coverage
 from tests.evidence.fabric import Fabric, make_fabric, who
 from tests.evidence.workshop import BASE, NOW_S, PATCHED

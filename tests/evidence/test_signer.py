@@ -34,10 +34,19 @@ from activities.verify.gating import report_if_allowed
 from schemas.canonical import jcs, sha256_hex
 from schemas.capabilities import AssembleMembers, DeterminismInput, ImportPatch, JudgeRuns, Members, SealBundle, SealRejection
 from schemas.error import Gen4Error
-from schemas.evidence import BUILDER_ID, PATCH, SEPARATED_BUILDER_ID, STABLE_MEMBERS, STAMP, TEST_RESULTS, Stamp2, timestamp_of
+from schemas.evidence import (
+    BUILDER_ID,
+    PATCH,
+    SEPARATED_BUILDER_ID,
+    STABLE_MEMBERS,
+    STAMP,
+    TEST_RESULTS,
+    timestamp_of,
+)
 from schemas.gates import GateReport, MeasuredMetric
 from schemas.model import BlobRef
 from schemas.regression import Waiver
+from schemas.stamp import Stamp2
 from schemas.testing import Outcomes, RunVariant, TestRun
 from schemas.verdict import judge
 from tests.evidence.fabric import PACKAGES, PROBED, Fabric, make_fabric, running_signer, who

@@ -28,11 +28,10 @@ from schemas.evidence import (
     STAMP,
     TEST_RESULTS,
     TRAJECTORY,
-    Stamp,
-    Stamp2,
     timestamp_of,
 )
 from schemas.gates import Check, GateReport
+from schemas.stamp import Stamp, Stamp2
 from schemas.trajectory import ToolCall
 from tests.evidence.workshop import NOW_S, Workshop
 

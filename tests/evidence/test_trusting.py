@@ -28,8 +28,8 @@ from activities.kernel import dsse
 from activities.kernel.signing_keys import hint_of, load_or_create, pem_of
 from schemas.canonical import jcs
 from schemas.error import InputError
-from schemas.evidence import BUILDER_ID, TrustedKey, TrustRoot
-from schemas.trust import TRUST_TYPE, Trust
+from schemas.evidence import BUILDER_ID
+from schemas.trust import TRUST_TYPE, Trust, TrustedKey, TrustRoot
 from tests.evidence.workshop import NOW_S, POLICY_DIGEST, make_trust
 
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64

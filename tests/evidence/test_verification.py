@@ -35,10 +35,10 @@ from schemas.evidence import (
     TEST_RESULTS,
     TRAJECTORY,
     VALUE_LIMIT,
-    Envelope,
     timestamp_of,
 )
 from schemas.gates import Check, GateReport
+from schemas.statement import Envelope
 from schemas.testing import Outcomes
 from schemas.trust import Trust
 from schemas.verdict import judge

@@ -18,10 +18,19 @@ from activities.evidence.signing import Signer
 from activities.kernel import dsse
 from schemas.canonical import digest_of, jcs, sha256_hex
 from schemas.capabilities import Judged, Members, SealBundle
-from schemas.evidence import BUILDER_ID, PAYLOAD_TYPE, PROVENANCE, SIGSTORE_BUNDLE, STAMP, SUBJECT_MEMBERS, Stamp2, timestamp_of
+from schemas.evidence import (
+    BUILDER_ID,
+    PAYLOAD_TYPE,
+    PROVENANCE,
+    SIGSTORE_BUNDLE,
+    STAMP,
+    SUBJECT_MEMBERS,
+    timestamp_of,
+)
 from schemas.gates import Check, GateReport, MeasuredMetric
 from schemas.model import BlobRef
 from schemas.policy import PolicyDecision, PolicyRule
+from schemas.stamp import Stamp2
 from schemas.task import Source, TraceKeys
 from schemas.testing import (
     Environment,
