@@ -259,6 +259,19 @@ REACHED = {
     "a trace function": "import sys\nsys.settrace(lambda *_: None)\nsys.settrace(None)",
     "all objects": "import gc\n[thing for thing in gc.get_objects() if type(thing).__name__ == 'Session']",
     "the code of a test": "import sys\nsys._getframe(1).f_globals['test_zero'].__code__ = (lambda: None).__code__",
+    "all objects, by a false name": "import pytest\nexec(compile('import gc; gc.get_objects()', pytest.__file__, 'exec'), {})",
+    "all objects, while nobody listens": """
+import gc, sys
+listening, reporter = sys.modules['_gen4.reaching'], sys.modules['_gen4.child'].Reporter
+kept = listening._CALLS, reporter.__call__
+listening._CALLS, reporter.__call__ = frozenset(), lambda *_, **__: None
+gc.get_objects()
+listening._CALLS, reporter.__call__ = kept""",
+    "how near is equal": "import pytest\npytest.approx.__defaults__ = (1e9, None, False)",
+    "how near is equal, by a number": """
+import sys, pytest
+near = sys.modules[pytest.approx.__module__].ApproxScalar
+near.DEFAULT_ABSOLUTE_TOLERANCE = 1e9""",
     "an object of ours": WALK
     + """
 (found,) = [one for one in item.config.pluginmanager.get_plugins() if type(one).__name__ == 'Reporting']

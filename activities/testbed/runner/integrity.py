@@ -13,20 +13,22 @@ import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from itertools import compress
 from operator import getitem, is_
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 from .child import Reporter
 from .executable import is_measured
 from .reaching import Reaching
 from .reporting import text
+from .sealing import seal
 
 _WATCHED = frozenset({"pytest", "_pytest", "pluggy", "unittest", "builtins", "_gen4"})
 _DECIDING = (
     "_pytest.runner", "_pytest.reports", "_pytest.python", "_pytest.unittest", "_pytest._code.code", "_gen4.reporting",
-    "_gen4.child", "_gen4.integrity", "_gen4.reaching",
+    "_gen4.child", "_gen4.integrity", "_gen4.reaching", "_pytest.approx", "_pytest.python_api", "_pytest.raises", "unittest.case",
 )  # fmt: skip
-"""Modules through which an outcome goes on its way from a test to the supervisor; all of pluggy's, which differ by version."""
+"""Modules through which an outcome goes on its way from a test to the supervisor, those of assertions included; all of pluggy's,
+which differ by version."""
 _HOOKS = ("pytest_runtest_protocol", "pytest_runtest_call", "pytest_runtest_makereport", "pytest_runtest_logreport")
 """Hooks through which it goes; who takes part in them does not change while a test runs."""
 _COUNTED = frozenset({"_number", "_modules_seen", "_session", "_code_set", "_code_set_elsewhere"})
@@ -50,7 +52,7 @@ class Integrity:
         self._seen: set[str] = set()
         self._raised: bool | None = None
         """Whether the last phase of a test raised; None while one is under way."""
-        _seal(self)
+        seal(self)
 
     def pytest_load_initial_conftests(self, early_config: Any) -> None:
         # Behind the plugins that add to pytest themselves, before the first conftest: of all that load some, pytest's is last.
@@ -167,24 +169,6 @@ def _same(now: Iterable[Any], before: list[Any] | tuple[Any, ...]) -> bool:
     return all(map(is_, now, before))
 
 
-def _seal(plugin: object) -> None:
-    """Give ``plugin`` methods of its own, with names and built-ins of their own: nobody blinds it by replacing those of this
-    module, of its class or of ``builtins``."""
-    names: dict[str, Any] = {**globals(), "__builtins__": {**vars(builtins)}}
-    for name, function in globals().items():
-        if isinstance(function, FunctionType) and function.__module__ == __name__:
-            names[name] = _with_names(function, names)
-    for name, function in vars(type(plugin)).items():
-        if isinstance(function, FunctionType) and name != "__init__":
-            vars(plugin)[name] = MethodType(_with_names(function, names), plugin)
-
-
-def _with_names(function: FunctionType, names: dict[str, Any]) -> FunctionType:
-    sealed = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    sealed.__dict__.update(vars(function))
-    return sealed
-
-
 def _function(item: Any) -> FunctionType | None:
     """The function of a test as it was written; None where something else is called."""
     found = getattr(item, "obj", None)
@@ -221,7 +205,7 @@ def _places(name: str, module: Any) -> Iterator[tuple[str, Mapping[str, Any], st
     for attribute, value in list(vars(module).items()):
         if isinstance(value, type) and value.__module__ == name:
             for member, found in list(vars(value).items()):
-                if isinstance(found, (FunctionType, classmethod, staticmethod)):
+                if isinstance(found, (FunctionType, classmethod, staticmethod, float)):
                     yield f"{name}.{attribute}#{member}", vars(value), member, found
         elif isinstance(value, FunctionType):
             yield f"{name}.{attribute}", vars(module), attribute, value
@@ -234,7 +218,7 @@ def _code_of(name: str, value: Any) -> Iterator[tuple[str, object]]:
     elif isinstance(value, property):
         yield name, value
         value = value.fget
-    elif callable(value):
+    elif callable(value) or isinstance(value, float):  # how near is equal
         yield name, value
     if isinstance(value, FunctionType):
         yield f"{name}.__code__", value.__code__
