@@ -102,7 +102,8 @@ class Integrity:
         result = yield
         if raised or call.excinfo is not None:  # an exception tells of itself in words of its own, so its code has just run
             self._look()
-            self._compare(item)
+            if call.when == "call":
+                self._compare(item)
             if result.excinfo is None and result.get_result().outcome == "passed":
                 self._seen.add(f"the report of {text(item.nodeid)}, which raised")
 
