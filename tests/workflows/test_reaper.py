@@ -163,7 +163,7 @@ def test_a_compile_of_ci_has_no_machine_and_is_closed_too(fabric: Fabric, reposi
     patch = git(path, "diff") + "\n"
     with fabric.held():
         handle = fabric.start({"repository": str(path), "ref": "main", "patch": patch}, kind="Compile")
-        fabric.wait(handle, in_stage("run base"))
+        fabric.wait(handle, in_stage("run both"))
         fabric.run(handle.terminate())
         reap(fabric)
     assert closings(fabric, handle)[0]["codes"] == ["TERMINATED"]
