@@ -88,7 +88,7 @@ def test_each_phase_may_use_exactly_what_its_workflow_calls() -> None:
     phases = json.loads((POLICIES / "data.json").read_text())["phases"]
     modules = {
         "control": ("remediation", "machine"), "explore": ("explore",), "diff": ("ga_diff", "alone"),
-        "compile": ("compile", "compilation", "tree_runs", "alone"),
+        "compile": ("compile", "compilation", "tree_runs", "measuring", "rejecting", "earlier_compilation", "alone"),
         "release": ("release",), "operations": ("reaper", "reconciliation", "checkpointing"),
     }  # fmt: skip
     for phase, names in modules.items():
