@@ -7,10 +7,8 @@ its own user. For isolation an operator runs it under a user of its own, and lis
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -25,6 +23,7 @@ from activities.testbed.executing import Executing, Machine
 from activities.testbed.harness import harness_version
 from schemas.error import Gen4Error
 from schemas.text import plain
+from workers.answering import answer
 from workers.fabric import EXECUTOR_PUBLIC_KEY
 from workers.hiding import hide_memory
 from workers.logs import configure
@@ -76,21 +75,8 @@ def serve(socket: Path, folder: Path, clients: Sequence[int], settings: Settings
     executing = Executing(home, key, machines)
     listener = Listener(socket, clients or {own}, own, executing.handle)
     executing.tidy()  # whoever calls already waits until we accept
-    stopping = threading.Thread(target=listener.stop)
-
-    def stop(*_: object) -> None:
-        if not stopping.is_alive():
-            stopping.start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
     threading.Thread(target=_look_early, args=(machines,), daemon=True).start()
-    try:
-        listener.serve()
-        stopping.join()
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            socket.unlink()
+    answer(listener, socket)
 
 
 def _look_early(machines: Machines) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -29,6 +27,7 @@ from activities.testbed.harness import harness_version
 from activities.verify.gating import report_if_allowed
 from schemas.error import Gen4Error, InfrastructureError, InputError
 from schemas.text import plain
+from workers.answering import answer
 from workers.hiding import hide_memory
 from workers.logs import configure
 
@@ -130,19 +129,7 @@ def serve(options: SignerOptions) -> None:
         )
     )  # fmt: skip
     listener = Listener(options.socket, options.clients, os.geteuid(), service.handle, most=8)
-    stopping = threading.Thread(target=listener.stop)
-
-    def stop(*_: object) -> None:
-        if stopping.ident is None:
-            stopping.start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    try:
-        listener.serve()
-        stopping.join()
-    finally:
-        options.socket.unlink(missing_ok=True)
+    answer(listener, options.socket)
 
 
 def read_options(arguments: list[str]) -> SignerOptions:

@@ -54,7 +54,8 @@ class Listener:
 
     def stop(self) -> None:
         """Let nobody else in and hang up on everybody; returns when all that was being done has ended."""
-        self._stopping = True
+        with self._lock:
+            self._stopping = True
         try:
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes up who accepts
         except OSError:
@@ -81,8 +82,12 @@ class Listener:
             return
         thread = threading.Thread(target=self._serve, args=(channel,), name="gen4-call", daemon=True)
         with self._lock:
+            if self._stopping:  # it came in while everybody else was hung up on
+                self._slots.release()
+                channel.close()
+                return
             self._open[channel] = thread
-        thread.start()
+            thread.start()
 
     def _serve(self, channel: Channel) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import shutil
@@ -69,6 +70,8 @@ def read_pack(git: Git, pack: IO[bytes]) -> None:
             process.stdin.close()
             status = process.wait(_TIMEOUT_S)
         except BrokenPipeError:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()  # what is buffered still goes nowhere
             status = process.wait(_TIMEOUT_S)
         finally:
             kill(process)
