@@ -115,7 +115,7 @@ class Compilation:
 
     async def _accepted(self) -> CompileResult:
         """All eight steps. Raises NotAccepted at the first that says no."""
-        request = ImportPatch(**_patch_of(self._job), source=self._job.source, named_tests=self._job.plan.named_tests)
+        request = ImportPatch(**patch_of(self._job), source=self._job.source, named_tests=self._job.plan.named_tests)
         (imported, policy), environment = await beside(self._reviewed(request), self._environment())
         trial = await self._judged(imported, policy, environment)
         compared, members, rerun = await self._compared_and_rerun(trial)
@@ -320,7 +320,8 @@ def _isolation(trial: Trial, rerun: Rerun) -> Literal["other_worker", "fresh_san
     return "other_worker" if ours and others and not set(ours) & set(others) else "fresh_sandbox"
 
 
-def _patch_of(job: CompileJob) -> dict[str, Any]:
+def patch_of(job: CompileJob) -> dict[str, Any]:
+    """The patch of a job, as IMPORT_PATCH takes it."""
     if job.candidate is not None:
         return {"patch_ref": job.candidate.patch.diff}
     return {"patch": job.patch, "patch_ref": job.patch_ref}

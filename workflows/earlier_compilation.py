@@ -44,11 +44,10 @@ from schemas.policy import PolicyDecision
 from schemas.testing import Environment, Patch, TestRun
 from schemas.verdict import Verdict
 from workflows.calling import call
+from workflows.compilation import ENGINE_OF_CI, patch_of
 from workflows.progress import Progress
 from workflows.tree_runs import Purpose, Runs
 from workflows.verdicts import denial
-
-ENGINE_OF_CI = ("external", "1")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class EarlierCompilation:
         self._gates: tuple[GateReport, ...] = ()
 
     async def run(self) -> CompileResult:
-        first = await self._evidence(ImportPatch(**_patch_of(self._job), source=self._job.source), self._job.context.config.runs)
+        first = await self._evidence(ImportPatch(**patch_of(self._job), source=self._job.source), self._job.context.config.runs)
         if isinstance(first, CompileResult):
             return first
         # 7
@@ -82,14 +81,14 @@ class EarlierCompilation:
             return rerun
         determinism = await self._gate("determinism gate", self._determinism(first, rerun))
         if determinism.verdict != "pass":
-            return await self._failed_gate(first.imported.patch, first.policy, first.judged, determinism)
+            return self._failed_gate(first.imported.patch, first.policy, first.judged, determinism)
         # 8
         with self._progress.stage("seal bundle"):
             sealed = await call(SEAL_BUNDLE, self._seal(first, rerun, determinism), summary="sign the evidence")
         verify = call(TRUST_GATE, VerifyBundle(bundle=sealed.bundle, source=self._job.source), summary="verify the sealed bundle")
         trust = await self._gate("trust gate", verify)
         if trust.verdict != "pass":
-            return await self._failed_gate(first.imported.patch, first.policy, first.judged, trust)
+            return self._failed_gate(first.imported.patch, first.policy, first.judged, trust)
         return self._accepted(first, bundle=sealed.bundle, trust=sealed.trust)
 
     async def _evidence(self, request: ImportPatch, runs: int) -> Evidence | CompileResult:
@@ -102,7 +101,7 @@ class EarlierCompilation:
             policy = await call(REVIEW_PATCH, ReviewPatch(patch=imported.patch), summary="may it touch this?")
         if policy.decision != "allow":
             codes, message, _ = denial(policy)
-            return await self._stopped("rejected", codes, message, imported.patch, policy)
+            return self._stopped("rejected", codes, message, imported.patch, policy)
         # 3, 4
         environment = await self._environment()
         ran = await self._runs(imported, environment, "base", "patched", runs)
@@ -112,9 +111,9 @@ class EarlierCompilation:
         # 6: the Regression Gate looks at every judgement, so that a rejection names it
         regression = await self._gate("regression gate", self._regression(imported.patch, environment, ran, judged))
         if judged.verdict != "accepted":
-            return await self._stopped(judged.verdict, judged.codes, judged.message, imported.patch, policy, judged)
+            return self._stopped(judged.verdict, judged.codes, judged.message, imported.patch, policy, judged)
         if regression.verdict != "pass":
-            return await self._failed_gate(imported.patch, policy, judged, regression)
+            return self._failed_gate(imported.patch, policy, judged, regression)
         members = await self._assemble(imported.patch, environment, ran, judged, policy)
         return Evidence(imported, policy, environment, ran, judged, regression, members)
 
@@ -133,7 +132,7 @@ class EarlierCompilation:
             both = Runs((*rerun.base, first.runs.base[0]), (*rerun.patched, first.runs.patched[0]))
             judged = await self._judge(both)
             if judged.verdict != "accepted":
-                return await self._differs(first, judged)
+                return self._differs(first, judged)
             members = await self._assemble(imported.patch, environment, rerun, judged, first.policy)
         return Evidence(imported, first.policy, environment, rerun, judged, first.regression, members)
 
@@ -214,19 +213,16 @@ class EarlierCompilation:
             base=first.runs.base[0], patched=first.runs.patched[0], judged=first.judged, policy=first.policy,
             members=first.members, regression=first.regression, determinism=determinism,
             rerun_bundle_digest=rerun.members.bundle_digest,
-            candidate_id=self._candidate_id(first.imported.patch), explorer_name=name, explorer_version=version,
+            candidate_id=self._job.candidate_id(first.imported.patch.patch_sha256), explorer_name=name, explorer_version=version,
             base_runs=first.runs.base, patched_runs=first.runs.patched, rerun_runs=rerun.runs.all,
         )  # fmt: skip
 
-    def _candidate_id(self, patch: Patch) -> str:
-        return self._job.candidate.candidate_id if self._job.candidate else patch.patch_sha256[:12]
-
-    async def _failed_gate(self, patch: Patch, policy: PolicyDecision, judged: Judged, report: GateReport) -> CompileResult:
+    def _failed_gate(self, patch: Patch, policy: PolicyDecision, judged: Judged, report: GateReport) -> CompileResult:
         message = report.why or f"the {report.gate} gate did not pass"
         verdict: Verdict = "irreproducible" if report.gate == "determinism" else "rejected"
-        return await self._stopped(verdict, report.codes or (f"{report.gate.upper()}_GATE",), message, patch, policy, judged)
+        return self._stopped(verdict, report.codes or (f"{report.gate.upper()}_GATE",), message, patch, policy, judged)
 
-    async def _differs(self, first: Evidence, judged: Judged) -> CompileResult:
+    def _differs(self, first: Evidence, judged: Judged) -> CompileResult:
         """The re-run came to other outcomes, so its members would differ: the Determinism Gate fails on the test results."""
         check = Check(
             code="DET_DIGEST", ok=False, member=TEST_RESULTS, reason=judged.message,
@@ -237,9 +233,9 @@ class EarlierCompilation:
         self._gates += (report,)
         outcome: Verdict = "infra_error" if verdict == "inconclusive" else "irreproducible"
         codes = (check.code, *judged.codes)
-        return await self._stopped(outcome, codes, judged.message, first.imported.patch, first.policy, first.judged)
+        return self._stopped(outcome, codes, judged.message, first.imported.patch, first.policy, first.judged)
 
-    async def _stopped(
+    def _stopped(
         self, verdict: Verdict, codes: tuple[str, ...], message: str, patch: Patch, policy: PolicyDecision,
         judged: Judged | None = None,
     ) -> CompileResult:  # fmt: skip
@@ -254,9 +250,3 @@ class EarlierCompilation:
             patch=first.imported.patch, policy=first.policy, gates=self._gates, stages=self._progress.stages,
             **found,
         )  # fmt: skip
-
-
-def _patch_of(job: CompileJob) -> dict[str, Any]:
-    if job.candidate is not None:
-        return {"patch_ref": job.candidate.patch.diff}
-    return {"patch": job.patch, "patch_ref": job.patch_ref}
